@@ -17,14 +17,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let encoded = descriptors.encode_to_vec();
     let grpc = std::env::var_os("CARGO_FEATURE_GRPC").is_some();
-    tonic_prost_build::configure()
-        .build_client(grpc)
-        .build_server(grpc)
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().build_client(grpc).build_server(grpc).compile_fds(descriptors)?;
     if std::env::var_os("CARGO_FEATURE_JSON").is_some() {
-        pbjson_build::Builder::new()
-            .register_descriptors(&encoded)?
-            .build(&[".weft.v1"])?;
+        pbjson_build::Builder::new().register_descriptors(&encoded)?.build(&[".weft.v1"])?;
     }
     Ok(())
 }

@@ -1,1 +1,11 @@
-//! placeholder
+//! Pure decisions of the Weft service mesh.
+//!
+//! Everything here takes its inputs as values (the clock as [`time::Moment`], chance as [`entropy::Entropy`]) and returns
+//! a value with a reason; nothing reads a socket, a file, a clock or the environment, and nothing is async. The proxy
+//! acts on these decisions, the control plane validates with them, the CLI predicts with them: three users of one code.
+
+pub mod entropy;
+pub mod fault;
+pub mod identity;
+pub mod model;
+pub mod time;
