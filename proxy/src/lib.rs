@@ -1,1 +1,7 @@
-//! placeholder
+//! The Weft proxy: sidecar and gateway in one binary.
+//!
+//! Decisions come from `weft-core`; here they are acted on. Worker threads carry traffic and share almost nothing; one
+//! control thread keeps configuration, identity and the operator's doors.
+
+pub mod clock;
+pub mod telemetry;

@@ -1,1 +1,3 @@
+//! `weft-proxy`: the sidecar and gateway of the Weft service mesh.
+
 fn main() {}

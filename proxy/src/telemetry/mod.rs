@@ -1,0 +1,62 @@
+//! What the proxy tells about its work: one access record per request or connection, and counters.
+//!
+//! Each worker owns a [`Telemetry`]; it writes to memory that only it writes, and the control thread reads that memory
+//! when it is scraped. A blocked log sink therefore never delays a request (R7): records are dropped and counted.
+
+mod access_log;
+mod metrics;
+pub mod names;
+mod record;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub use access_log::{AccessLog, LogTarget};
+pub use metrics::{Counter, Gauge, Hub};
+pub use record::{AccessRecord, Direction, Kind};
+
+use crate::clock::Clock;
+
+/// A worker's handle. Clones share one shard; it stays on its thread.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    shard: Rc<metrics::WorkerShard>,
+    log: Option<access_log::Writer>,
+    instance_id: Arc<str>,
+    clock: Clock,
+}
+
+impl Telemetry {
+    /// The handle of one worker. `log` is `None` where access records are off.
+    #[must_use]
+    pub fn new(hub: &Hub, log: Option<&AccessLog>, instance_id: Arc<str>, clock: Clock) -> Self {
+        Self { shard: Rc::new(hub.worker()), log: log.map(AccessLog::writer), instance_id, clock }
+    }
+
+    /// The clock that records are stamped with.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Counts one finished request or connection and writes its record. Called exactly once for each, at its end.
+    pub fn finish(&self, record: &AccessRecord<'_>) {
+        self.shard.finish(record);
+        if let Some(log) = &self.log {
+            let wall = self.clock.wall(record.finished);
+            if !log.write(|out| record::write_json(out, record, wall, &self.instance_id)) {
+                self.count(Counter::AccessRecordsDropped);
+            }
+        }
+    }
+
+    /// Adds one to a counter.
+    pub fn count(&self, counter: Counter) {
+        self.shard.count(counter);
+    }
+
+    /// Moves a gauge.
+    pub fn gauge(&self, gauge: Gauge, by: i64) {
+        self.shard.gauge(gauge, by);
+    }
+}

@@ -1,0 +1,36 @@
+//! Names of metrics and what each means: the exposition and the documentation read the same table.
+
+/// One metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Full name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// One phrase.
+    pub help: &'static str,
+}
+
+const fn metric(name: &'static str, kind: &'static str, help: &'static str) -> Metric {
+    Metric { name, kind, help }
+}
+
+/// Finished requests by direction, service, class and fault.
+pub const REQUESTS: Metric =
+    metric("weft_requests_total", "counter", "finished requests; class is 1xx-5xx, fault empty where none");
+/// Time from head to end by direction and service.
+pub const REQUEST_DURATION: Metric =
+    metric("weft_request_duration_seconds", "histogram", "time from request head to the end of the response");
+/// Finished connections relayed as bytes.
+pub const CONNECTIONS: Metric = metric(
+    "weft_connections_total",
+    "counter",
+    "finished connections that were relayed as bytes or ended before a request",
+);
+/// Bytes from downstream.
+pub const BYTES_RECEIVED: Metric =
+    metric("weft_received_bytes_total", "counter", "body and stream bytes from downstream");
+/// Bytes to downstream.
+pub const BYTES_SENT: Metric = metric("weft_sent_bytes_total", "counter", "body and stream bytes to downstream");
+/// Version of this build.
+pub const BUILD_INFO: Metric = metric("weft_build_info", "gauge", "always 1; the labels say what is running");
