@@ -4,8 +4,12 @@
 //! a value with a reason; nothing reads a socket, a file, a clock or the environment, and nothing is async. The proxy
 //! acts on these decisions, the control plane validates with them, the CLI predicts with them: three users of one code.
 
+pub mod authority;
 pub mod entropy;
 pub mod fault;
+pub mod fields;
+pub mod h1;
 pub mod identity;
+pub mod message;
 pub mod model;
 pub mod time;

@@ -1,0 +1,56 @@
+//! How far a head that arrives in pieces was looked at, so that no byte is looked at more than a few times.
+//!
+//! Most heads arrive whole, and then the first attempt parses them without a scan before it. A head that did not is
+//! scanned once for its end as it grows, and parsed again only when its first line and when all of it has arrived.
+
+/// What to do with the bytes that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Parse this many bytes; the head may or may not be complete in them.
+    Try(usize),
+    /// Nothing can be decided before more bytes arrive.
+    Wait,
+}
+
+/// Scan state of one head. Reset by [`Default`] for the next one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    scanned: usize,
+    first_line_tried: bool,
+}
+
+impl Progress {
+    /// Looks at what is new in `window`, the received bytes up to the size limit. `full` says that the window cannot
+    /// grow any more.
+    pub(super) fn advance(&mut self, window: &[u8], full: bool) -> Step {
+        if self.scanned == 0 {
+            self.first_line_tried = self.find_first_line(window);
+            self.scanned = window.len();
+            return Step::Try(window.len());
+        }
+        let mut first_line = None;
+        for (at, _) in window.iter().enumerate().skip(self.scanned).filter(|(_, b)| **b == b'\n') {
+            let before = window.get(..at).unwrap_or_default();
+            // A bare LF counts as a line end here too: the parse that follows refuses it.
+            if before.ends_with(b"\n") || before.ends_with(b"\n\r") {
+                return Step::Try(at + 1);
+            }
+            first_line = first_line.or(Some(at + 1));
+        }
+        self.scanned = window.len();
+        if full {
+            return Step::Try(window.len());
+        }
+        match first_line {
+            Some(end) if !self.first_line_tried => {
+                self.first_line_tried = true;
+                Step::Try(end)
+            }
+            _ => Step::Wait,
+        }
+    }
+
+    fn find_first_line(self, window: &[u8]) -> bool {
+        window.contains(&b'\n')
+    }
+}

@@ -1,0 +1,32 @@
+//! Field lines, shared by heads and trailer sections.
+
+use httparse::Header;
+
+use super::fault::HeadFault;
+use super::framing::Notes;
+use crate::fields::FieldSpans;
+
+/// Turns the tokeniser's fields into spans of `head` and notes those that decide about framing.
+///
+/// The tokeniser takes a bare LF for a line end. Instead of scanning all bytes again, the two before each name and the
+/// last four are looked at: everything between is a name, a value or blanks, which hold no line end.
+pub(super) fn collect<'a>(
+    head: &'a [u8],
+    headers: &[Header<'a>],
+    notes: &mut Notes<'a>,
+) -> Result<FieldSpans, HeadFault> {
+    if !head.ends_with(b"\r\n\r\n") {
+        return Err(HeadFault::BareLf);
+    }
+    let mut spans = FieldSpans::with_capacity(headers.len());
+    for header in headers {
+        let name = header.name.as_bytes();
+        let at = name.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
+        if !head.get(..at).is_some_and(|before| before.ends_with(b"\r\n")) {
+            return Err(HeadFault::BareLf);
+        }
+        notes.note(name, header.value)?;
+        spans.push(head, name, header.value);
+    }
+    Ok(spans)
+}
