@@ -4,4 +4,6 @@
 //! control thread keeps configuration, identity and the operator's doors.
 
 pub mod clock;
+pub mod entropy;
+pub mod identity;
 pub mod telemetry;

@@ -1,0 +1,235 @@
+//! The way to the control plane: TLS 1.3 on TCP, on which exactly the control plane's SPIFFE ID is accepted.
+//!
+//! Any workload's SVID chains to the same roots, so the name is checked and not only the chain. Before the first SVID
+//! the roots are not known; then the join token's pin says which root the presented chain must lead to, and the trust
+//! domain is learned from the certificate that the pinned root vouches for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use weft_core::identity::spiffe::SpiffeId;
+
+use super::leaf::Leaf;
+use super::{Bundle, Identity};
+
+/// Time for resolving, connecting and the handshake together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A silent control plane is noticed within the sum of both.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The control plane's address; makes channels to it.
+#[derive(Clone, Debug)]
+pub struct ControlPlane {
+    address: Arc<str>,
+}
+
+/// Why there is no channel.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The credentials make no TLS configuration.
+    #[error("credentials make no TLS configuration: {0}")]
+    Credentials(#[from] rustls::Error),
+    /// No connection, or its handshake failed.
+    #[error("control plane at {address} cannot be reached: {reason}")]
+    Connect {
+        /// Host and port.
+        address: Arc<str>,
+        /// The whole chain of causes.
+        reason: String,
+    },
+}
+
+impl ControlPlane {
+    /// `address` is `host:port`.
+    #[must_use]
+    pub fn new(address: &str) -> Self {
+        Self { address: address.into() }
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A channel on which the control plane is known by the bundle and this proxy by its SVID. Connects now. Dropping
+    /// the future leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`DialError`] when the control plane cannot be reached or proves another identity.
+    pub async fn dial(&self, identity: &Identity) -> Result<Channel, DialError> {
+        let verifier = Verifier::new(Trust::Bundle(Arc::clone(&identity.bundle)));
+        let key = SingleCertAndKey::from(Arc::clone(&identity.certified));
+        let config = client_config(verifier)?.with_client_cert_resolver(Arc::new(key));
+        self.connect(config).await
+    }
+
+    /// A channel for joining: the server's chain must hold the root whose SHA-256 is `pin`. No client certificate.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::dial`].
+    pub async fn dial_pinned(&self, pin: [u8; 32]) -> Result<Channel, DialError> {
+        let config = client_config(Verifier::new(Trust::Pin(pin)))?.with_no_client_auth();
+        self.connect(config).await
+    }
+
+    async fn connect(&self, mut config: ClientConfig) -> Result<Channel, DialError> {
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        let connector = TlsConnector::from(Arc::new(config));
+        let address = Arc::clone(&self.address);
+        let failed = |error: tonic::transport::Error| DialError::Connect {
+            address: Arc::clone(&self.address),
+            reason: chain_of_causes(&error),
+        };
+        // The URI is only a label: the connector below dials the address.
+        Endpoint::from_static("https://control-plane.weft-system")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_with_connector(tower::service_fn(move |_| open(Arc::clone(&address), connector.clone())))
+            .await
+            .map_err(failed)
+    }
+}
+
+async fn open(
+    address: Arc<str>,
+    connector: TlsConnector,
+) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let tcp = TcpStream::connect(&*address).await?;
+    tcp.set_nodelay(true)?;
+    // The name takes no part in verification (the SPIFFE ID does) and is not sent in the clear.
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    Ok(TokioIo::new(connector.connect(name, tcp).await?))
+}
+
+fn client_config(
+    verifier: Verifier,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, rustls::Error> {
+    Ok(ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+fn chain_of_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+/// What makes a root believable.
+#[derive(Debug)]
+enum Trust {
+    Bundle(Arc<Bundle>),
+    Pin([u8; 32]),
+}
+
+/// Accepts the control plane and nobody else.
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    fn new(trust: Trust) -> Self {
+        Self { trust, algorithms: aws_lc_rs::default_provider().signature_verification_algorithms }
+    }
+
+    fn roots(&self, intermediates: &[CertificateDer<'_>]) -> Result<RootCertStore, rustls::Error> {
+        let mut store = RootCertStore::empty();
+        match &self.trust {
+            Trust::Bundle(bundle) => {
+                for root in &bundle.roots {
+                    store.add(root.clone())?;
+                }
+            }
+            Trust::Pin(pin) => {
+                for candidate in intermediates {
+                    if sha256(candidate) == *pin {
+                        store.add(candidate.clone().into_owned())?;
+                    }
+                }
+            }
+        }
+        if store.is_empty() {
+            return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
+        }
+        Ok(store)
+    }
+}
+
+/// SHA-256.
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let roots = self.roots(intermediates)?;
+        let parsed = ParsedCertificate::try_from(end_entity)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, self.algorithms.all)?;
+        let leaf = Leaf::parse(end_entity).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let trust_domain = match &self.trust {
+            Trust::Bundle(bundle) => bundle.trust_domain.clone(),
+            Trust::Pin(_) => leaf.id.trust_domain().clone(),
+        };
+        if leaf.id != SpiffeId::control_plane(trust_domain) {
+            return Err(rustls::Error::General(format!("server is {}, not the control plane", leaf.id)));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

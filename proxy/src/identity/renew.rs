@@ -1,0 +1,124 @@
+//! Keeps the identity fresh for as long as the process lives. Runs on the control thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use weft_core::identity::join_token::JoinToken;
+use weft_core::identity::schedule::renew_at;
+
+use super::issue::{Authorisation, issue};
+use super::{ControlPlane, DialError, Identity, IssueError};
+use crate::clock::Clock;
+use crate::entropy::ThreadEntropy;
+
+/// Bounds of the full-jitter back-off between failed tries.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// The wall clock is looked at this often while waiting, because it may be stepped (K5).
+const LOOK: Duration = Duration::from_secs(30);
+
+/// What proves who we are before there is an SVID.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// A join token.
+    pub join_token: JoinToken,
+}
+
+/// For metrics: how renewal goes.
+#[derive(Debug, Default)]
+pub struct RenewalStatus {
+    not_after: AtomicI64,
+    issued: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl RenewalStatus {
+    /// End of the present leaf's validity (Unix seconds), 0 before the first.
+    pub fn not_after(&self) -> i64 {
+        self.not_after.load(Ordering::Relaxed)
+    }
+
+    /// Certificates obtained.
+    pub fn issued(&self) -> u64 {
+        self.issued.load(Ordering::Relaxed)
+    }
+
+    /// Tries that failed.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+}
+
+/// Obtains the first identity, publishes it, and renews it at half of its life, for ever. A failed try is repeated with
+/// jittered back-off; the old certificate stays in use until it expires (K1), and after that the token is tried again
+/// (K2). Cancelling loses at most a certificate that was just issued.
+pub async fn keep_identity(
+    control_plane: ControlPlane,
+    proof: Proof,
+    clock: Clock,
+    identity: watch::Sender<Option<Arc<Identity>>>,
+    status: Arc<RenewalStatus>,
+) {
+    let mut entropy = ThreadEntropy;
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let held = identity.borrow().clone();
+        let present = held.filter(|held| clock.unix_seconds() <= held.not_after);
+        if let Some(held) = &present {
+            let due = renew_at(held.not_before, held.not_after, &mut entropy);
+            if backoff == BACKOFF_MIN {
+                wait_until(due, &clock).await;
+            }
+        }
+        match obtain(&control_plane, &proof, present.as_deref(), &clock).await {
+            Ok(fresh) => {
+                backoff = BACKOFF_MIN;
+                tracing::info!(id = %fresh.id, not_after = fresh.not_after, "identity issued");
+                status.issued.fetch_add(1, Ordering::Relaxed);
+                status.not_after.store(fresh.not_after, Ordering::Relaxed);
+                identity.send_replace(Some(Arc::new(fresh)));
+            }
+            Err(error) => {
+                status.failed.fetch_add(1, Ordering::Relaxed);
+                let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
+                tracing::warn!(%error, retry_in = ?pause, "identity not issued");
+                tokio::time::sleep(pause).await;
+                backoff = (backoff * 2).min(BACKOFF_MAX);
+            }
+        }
+    }
+}
+
+async fn obtain(
+    control_plane: &ControlPlane,
+    proof: &Proof,
+    present: Option<&Identity>,
+    clock: &Clock,
+) -> Result<Identity, RenewError> {
+    let now = clock.unix_seconds();
+    if let Some(held) = present {
+        let channel = control_plane.dial(held).await?;
+        return Ok(issue(channel, Authorisation::Renewal(&held.id), now).await?);
+    }
+    let channel = control_plane.dial_pinned(*proof.join_token.root_sha256()).await?;
+    Ok(issue(channel, Authorisation::Token(proof.join_token.secret()), now).await?)
+}
+
+async fn wait_until(due: i64, clock: &Clock) {
+    loop {
+        let left = due.saturating_sub(clock.unix_seconds());
+        let Ok(left @ 1..) = u64::try_from(left) else { return };
+        tokio::time::sleep(Duration::from_secs(left).min(LOOK)).await;
+    }
+}
