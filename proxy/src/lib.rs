@@ -4,6 +4,13 @@
 //! control thread keeps configuration, identity and the operator's doors.
 
 pub mod clock;
+pub mod diagnostics;
+pub mod doors;
 pub mod entropy;
 pub mod identity;
+pub mod log;
+pub mod registration;
 pub mod telemetry;
+
+/// Version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
