@@ -1,1 +1,11 @@
-//! placeholder
+//! The Weft control plane: certificate authority, registry and push in one process.
+//!
+//! It sits beside traffic, never in it: proxies keep serving what they know while it is away. What must survive it is in
+//! [`store`]; everything else is rebuilt from there. Callers come through one of two doors (TLS on 15012, the operators'
+//! Unix socket), which say who they are before any service sees them.
+
+pub mod api;
+pub mod bootstrap;
+pub mod doors;
+pub mod serve;
+pub mod store;

@@ -1,1 +1,3 @@
+//! `weft-control-plane`: see the library of the same name.
+
 fn main() {}

@@ -1,0 +1,4 @@
+//! The gRPC services. Each is a thin shell: it reads who calls from [`peer::Peer`], checks its input, asks the module
+//! that decides, and answers.
+
+pub mod peer;

@@ -1,0 +1,1 @@
+//! What every backend must do, as one function over an empty store.
