@@ -40,7 +40,8 @@ impl Embedded {
     /// [`OpenError`].
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
         let (disk, view) = disk::open(directory)?;
-        Self::start(disk, view, Some(directory.to_owned())).map_err(|source| OpenError::Io { path: directory.to_owned(), source })
+        Self::start(disk, view, Some(directory.to_owned()))
+            .map_err(|source| OpenError::Io { path: directory.to_owned(), source })
     }
 
     /// A store that ends with the process, for tests.

@@ -109,8 +109,7 @@ impl Writer {
 
     fn decide(&self, writes: Vec<(Change, Expect, Reply)>) -> Batch {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let mut batch =
-            Batch { head: view.head(), events: Vec::new(), overlay: HashMap::new(), replies: Vec::new() };
+        let mut batch = Batch { head: view.head(), events: Vec::new(), overlay: HashMap::new(), replies: Vec::new() };
         for (change, expect, reply) in writes {
             let result = batch.decide_one(&view, change, expect);
             batch.replies.push((reply, result));
