@@ -1,0 +1,142 @@
+//! The command line of `weft-proxy`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use weft_core::identity::join_token::JoinToken;
+
+use super::parse::{AppPort, ServiceTarget, label, service_target};
+
+/// The sidecar and gateway of the Weft service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "weft-proxy", version, about, long_about = None)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `weft-proxy` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Carry traffic.
+    Run(Box<RunArgs>),
+}
+
+/// Which door the proxy is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Beside one workload; traffic comes by interception.
+    #[default]
+    Sidecar,
+    /// At the edge; traffic comes to its own listener.
+    Gateway,
+}
+
+/// Flags of `weft-proxy run`. Each has an environment variable.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Beside a workload, or at the edge.
+    #[arg(long, env = "WEFT_ROLE", value_enum, default_value_t)]
+    pub role: Role,
+
+    /// Run without a control plane, from this YAML file.
+    #[arg(long = "static", env = "WEFT_STATIC", value_name = "FILE", conflicts_with_all = ["control_plane", "join_token", "join_token_file", "instance_id"])]
+    pub static_file: Option<PathBuf>,
+
+    /// The control plane.
+    #[arg(long, env = "WEFT_CONTROL_PLANE", value_name = "HOST:PORT", required_unless_present = "static_file")]
+    pub control_plane: Option<String>,
+
+    /// Proof for the first certificate, as `weft token create` prints it. Prefer the file: arguments are seen by others.
+    #[arg(long, env = "WEFT_JOIN_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub join_token: Option<JoinToken>,
+
+    /// File that holds the join token.
+    #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "join_token")]
+    pub join_token_file: Option<PathBuf>,
+
+    /// Stable name of this instance, a DNS label. Default: the host name.
+    #[arg(long, env = "WEFT_INSTANCE_ID", value_name = "NAME")]
+    pub instance_id: Option<String>,
+
+    /// Address of this workload, as others reach it; repeat for the second family.
+    #[arg(long, env = "WEFT_ADDRESS", value_name = "IP", value_delimiter = ',')]
+    pub address: Vec<IpAddr>,
+
+    /// A port the application listens on; PROTOCOL is http, kubernetes.io/h2c or tcp, and is detected where absent.
+    #[arg(long, env = "WEFT_APP_PORT", value_name = "PORT[=PROTOCOL]", value_delimiter = ',')]
+    pub app_port: Vec<AppPort>,
+
+    /// Label of this instance; services select by labels.
+    #[arg(long, env = "WEFT_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub label: Vec<(String, String)>,
+
+    /// "region/zone" of this instance.
+    #[arg(long, env = "WEFT_LOCALITY", value_name = "REGION/ZONE", default_value = "")]
+    pub locality: String,
+
+    /// Whether plaintext from other workloads is accepted.
+    #[arg(long, env = "WEFT_INBOUND_MODE", value_enum, default_value_t)]
+    pub inbound_mode: InboundModeArg,
+
+    /// Where captured outbound connections arrive.
+    #[arg(long, env = "WEFT_OUTBOUND_LISTEN", value_name = "IP:PORT", default_value = "[::]:15001")]
+    pub outbound_listen: SocketAddr,
+
+    /// Where captured inbound connections arrive.
+    #[arg(long, env = "WEFT_INBOUND_LISTEN", value_name = "IP:PORT", default_value = "[::]:15006")]
+    pub inbound_listen: SocketAddr,
+
+    /// GET /live, /ready, /metrics, in the clear.
+    #[arg(long, env = "WEFT_STATUS_LISTEN", value_name = "IP:PORT", default_value = "[::]:15020")]
+    pub status_listen: SocketAddr,
+
+    /// The operator's socket (mode 0600).
+    #[arg(long, env = "WEFT_ADMIN_SOCKET", value_name = "PATH", default_value = "/run/weft/proxy.sock")]
+    pub admin_socket: PathBuf,
+
+    /// Gateway: where clients connect.
+    #[arg(long, env = "WEFT_LISTEN", value_name = "IP:PORT", required_if_eq("role", "gateway"))]
+    pub listen: Option<SocketAddr>,
+
+    /// Gateway: the service that receives everything; its first port where none is named.
+    #[arg(long, env = "WEFT_SERVICE", value_name = "NAMESPACE/NAME[:PORT]", value_parser = service_target, required_if_eq("role", "gateway"))]
+    pub service: Option<ServiceTarget>,
+
+    /// Worker threads. Default: by the CPU quota, at most 2 for a sidecar, one per core for a gateway.
+    #[arg(long, env = "WEFT_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+
+    /// Log filter, for example info,weft_proxy=debug.
+    #[arg(long, env = "WEFT_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+
+    /// Where access records go: a file, or - for standard output; off turns them off.
+    #[arg(long, env = "WEFT_ACCESS_LOG", value_name = "PATH|-|off", default_value = "-")]
+    pub access_log: String,
+
+    /// How long requests in flight may take after SIGTERM, in seconds.
+    #[arg(long, env = "WEFT_DRAIN_TIMEOUT", value_name = "SECONDS", default_value_t = 45)]
+    pub drain_timeout: u32,
+}
+
+/// `permissive` or `strict`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum InboundModeArg {
+    /// Mesh TLS and plaintext.
+    #[default]
+    Permissive,
+    /// Mesh TLS only; anything else is reset.
+    Strict,
+}
+
+impl From<InboundModeArg> for weft_core::model::InboundMode {
+    fn from(mode: InboundModeArg) -> Self {
+        match mode {
+            InboundModeArg::Permissive => Self::Permissive,
+            InboundModeArg::Strict => Self::Strict,
+        }
+    }
+}
