@@ -10,6 +10,8 @@
 //! serialising a list can never split a message. Left out on purpose: typed values and knowledge of single fields;
 //! those belong to the modules that decide by them.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 /// Marks a span that lies in the buffer of added fields. Both buffers stay below 2 GiB, so the top bit is free.
@@ -54,6 +56,15 @@ impl FieldSpans {
             _ => Span::new(part.as_ptr().addr().checked_sub(buffer.as_ptr().addr())?, part.len(), 0),
         };
         if let (Some(name), Some(value)) = (span(name), span(value)) {
+            self.0.push(Entry { name, value });
+        }
+    }
+
+    /// Adds a field by its positions in the buffer.
+    pub(crate) fn push_ranges(&mut self, name: Range<usize>, value: Range<usize>) {
+        if let (Some(name), Some(value)) =
+            (Span::new(name.start, name.len(), 0), Span::new(value.start, value.len(), 0))
+        {
             self.0.push(Entry { name, value });
         }
     }

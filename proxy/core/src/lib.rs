@@ -13,3 +13,4 @@ pub mod identity;
 pub mod message;
 pub mod model;
 pub mod time;
+pub mod translate;

@@ -55,6 +55,13 @@ impl BodyFraming {
     pub const fn is_empty(self) -> bool {
         matches!(self, Self::None | Self::Length(0))
     }
+
+    /// How this body is framed toward a peer of that version: HTTP/1.0 knows no chunks, so its responses end with the
+    /// connection instead (RFC 9112 section 6.1).
+    #[must_use]
+    pub fn toward(self, version: Version) -> Self {
+        if self == Self::Chunked && version == Version::Http10 { Self::UntilClose } else { self }
+    }
 }
 
 /// Head of a request.

@@ -74,7 +74,6 @@ faults! {
         UnsolicitedUpgrade "unsolicited_upgrade" 400 "101 for a request that asked for no upgrade";
         ConnectionSpecific "connection_specific_field" 400 "connection-specific field in HTTP/2";
         TeNotTrailers "te_not_trailers" 400 "te in HTTP/2 is not trailers";
-        UppercaseName "uppercase_field_name" 400 "field name in HTTP/2 is not lower-case";
         Path "bad_path" 400 "path pseudo-header is empty or malformed";
         Scheme "bad_scheme" 400 "scheme is missing or neither http nor https";
         AuthorityMissing "authority_missing" 400 "request names no authority";

@@ -4,7 +4,7 @@ use http::Method;
 
 use super::fault::HeadFault;
 use crate::fields::{is_token, trim_ows};
-use crate::message::{Asked, BodyFraming, Version};
+use crate::message::{Asked, BodyFraming, RequestHead, ResponseHead, Version};
 
 /// What `Transfer-Encoding` said so far, over all its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,12 +128,19 @@ impl<'a> Notes<'a> {
     }
 }
 
+/// Whether an HTTP/1 connection may carry another exchange after this one (RFC 9112 section 9.3): both sides keep it
+/// open and the response has an end of its own. Ask with the heads as they were on that connection.
+#[must_use]
+pub fn persistent(request: &RequestHead, response: &ResponseHead, response_framing: BodyFraming) -> bool {
+    request.keeps_alive() && response.keeps_alive() && response_framing != BodyFraming::UntilClose
+}
+
 fn once<T>(slot: &mut Option<T>, value: T, repeated: HeadFault) -> Result<(), HeadFault> {
     slot.replace(value).map_or(Ok(()), |_| Err(repeated))
 }
 
 /// `1*DIGIT` within 64 bits: no sign, blank, list or other base (RFC 9110 section 8.6).
-pub(crate) fn parse_length(value: &[u8]) -> Result<u64, HeadFault> {
+pub(super) fn parse_length(value: &[u8]) -> Result<u64, HeadFault> {
     if value.is_empty() {
         return Err(HeadFault::ContentLength);
     }

@@ -15,6 +15,10 @@ pub const FIELDS_MAX: usize = 200;
 /// Longest trailer section in bytes. Trailers are a handful of short fields (gRPC status and message, digests).
 pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
 
+/// Most bytes of chunk extensions in one body. Nothing in use sends any, but they must be read over; without a bound
+/// a body could be extensions for ever.
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 16 * 1024;
+
 /// Bounds that parsers apply. The default is right for everything but tests and hardened gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -16,7 +16,9 @@
 //!
 //! Buffers belong to the caller, bytes after a message stay in them, so pipelining needs nothing special.
 
+mod body;
 mod diagnose;
+mod encode;
 mod fault;
 mod framing;
 mod limits;
@@ -26,7 +28,14 @@ mod response;
 mod section;
 mod target;
 
+pub(crate) use body::is_forbidden_trailer;
+pub use body::{BodyDecoder, Decoded};
+pub use encode::{BodyEncoder, Frame, declare_framing, encode_request_head, encode_response_head};
 pub use fault::{BodyFault, HeadFault};
-pub use limits::{FIELDS_MAX, HEAD_BYTES_MAX, Limits, REQUEST_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+pub(crate) use framing::Notes;
+pub use framing::persistent;
+pub use limits::{
+    CHUNK_EXTENSION_BYTES_MAX, FIELDS_MAX, HEAD_BYTES_MAX, Limits, REQUEST_LINE_BYTES_MAX, TRAILER_BYTES_MAX,
+};
 pub use request::RequestParser;
 pub use response::ResponseParser;

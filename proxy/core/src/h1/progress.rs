@@ -24,7 +24,7 @@ impl Progress {
     /// grow any more.
     pub(super) fn advance(&mut self, window: &[u8], full: bool) -> Step {
         if self.scanned == 0 {
-            self.first_line_tried = self.find_first_line(window);
+            self.first_line_tried = window.contains(&b'\n');
             self.scanned = window.len();
             return Step::Try(window.len());
         }
@@ -50,7 +50,8 @@ impl Progress {
         }
     }
 
-    fn find_first_line(self, window: &[u8]) -> bool {
-        window.contains(&b'\n')
+    /// Whether no byte was looked at yet.
+    pub(super) const fn is_new(&self) -> bool {
+        self.scanned == 0
     }
 }

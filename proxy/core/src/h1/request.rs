@@ -127,7 +127,7 @@ impl Layout {
             return Err(HeadFault::TargetTooLong);
         }
         let mut notes = Notes::default();
-        let spans = section::collect(head, request.headers, &mut notes)?;
+        let spans = section::collect(head, request.headers, |name, value| notes.note(name, value))?;
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadFault::Method)?;
         let parts = target::check(&method, target, version, notes.host)?;
         let framing = notes.request_framing(version, &method)?;

@@ -93,7 +93,7 @@ impl Layout {
             return Err(HeadFault::BareLf);
         }
         let mut notes = Notes::default();
-        let spans = section::collect(head, response.headers, &mut notes)?;
+        let spans = section::collect(head, response.headers, |name, value| notes.note(name, value))?;
         let (framing, tunnel) = notes.response_framing(version, status, asked)?;
         Ok(Self { status, reason: start.min(line_end)..line_end, version, framing, tunnel, spans })
     }

@@ -3,17 +3,16 @@
 use httparse::Header;
 
 use super::fault::HeadFault;
-use super::framing::Notes;
 use crate::fields::FieldSpans;
 
-/// Turns the tokeniser's fields into spans of `head` and notes those that decide about framing.
+/// Turns the tokeniser's fields into spans of `head` and shows each to `note`.
 ///
 /// The tokeniser takes a bare LF for a line end. Instead of scanning all bytes again, the two before each name and the
 /// last four are looked at: everything between is a name, a value or blanks, which hold no line end.
 pub(super) fn collect<'a>(
     head: &'a [u8],
     headers: &[Header<'a>],
-    notes: &mut Notes<'a>,
+    mut note: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), HeadFault>,
 ) -> Result<FieldSpans, HeadFault> {
     if !head.ends_with(b"\r\n\r\n") {
         return Err(HeadFault::BareLf);
@@ -22,10 +21,10 @@ pub(super) fn collect<'a>(
     for header in headers {
         let name = header.name.as_bytes();
         let at = name.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
-        if !head.get(..at).is_some_and(|before| before.ends_with(b"\r\n")) {
+        if at != 0 && !head.get(..at).is_some_and(|before| before.ends_with(b"\r\n")) {
             return Err(HeadFault::BareLf);
         }
-        notes.note(name, header.value)?;
+        note(name, header.value)?;
         spans.push(head, name, header.value);
     }
     Ok(spans)
