@@ -6,6 +6,10 @@
 
 pub mod api;
 pub mod bootstrap;
+pub mod ca;
 pub mod doors;
+pub mod metrics;
 pub mod serve;
+pub mod shutdown;
 pub mod store;
+pub mod tokens;

@@ -1,4 +1,5 @@
 //! The gRPC services. Each is a thin shell: it reads who calls from [`peer::Peer`], checks its input, asks the module
 //! that decides, and answers.
 
+pub mod identity;
 pub mod peer;

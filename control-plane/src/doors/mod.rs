@@ -2,4 +2,10 @@
 //!
 //! A door knows who calls and says so as [`crate::api::peer::Peer`]; what callers may do is decided behind it.
 
+pub mod connection;
+pub mod grpc;
+pub mod own_certificate;
 pub mod services;
+pub mod socket;
+pub mod status;
+pub mod tls;

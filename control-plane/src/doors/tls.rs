@@ -1,0 +1,186 @@
+//! The door on 15012: TLS 1.3 and HTTP/2, client certificates optional but, if presented, ours and valid.
+//!
+//! Handshakes run beside each other, outside of the accept loop, each with a deadline; a slow client delays nobody. A
+//! caller without a certificate can only want one, so its connection ends after a minute.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use weft_core::identity::spiffe::TrustDomain;
+
+use super::connection::Connection;
+use super::own_certificate::OwnCertificate;
+use crate::api::peer::{Peer, PeerAddr};
+use crate::ca::Authority;
+use crate::ca::peer_cert::peer_svid;
+use crate::metrics::Counter;
+
+/// Connections at once, handshakes included. A proxy holds two; beyond this, new ones wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Time for a handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a caller without a certificate may stay connected.
+pub const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
+
+/// Pause after a failed accept, for example when descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Finished handshakes that may wait to be served.
+const READY_MAX: usize = 64;
+
+/// A connection that came through this door.
+pub type TlsConnection = Connection<TlsStream<TcpStream>>;
+
+/// What happened at the door so far.
+#[derive(Debug, Default)]
+pub struct TlsCounts {
+    /// Connections accepted.
+    pub accepted: Counter,
+    /// Handshakes that failed or took too long.
+    pub handshakes_failed: Counter,
+    /// Certificates that verified but are no SVID of ours.
+    pub certificates_refused: Counter,
+}
+
+/// The door.
+#[derive(Clone)]
+pub struct TlsDoor {
+    acceptor: TlsAcceptor,
+    domain: TrustDomain,
+    counts: Arc<TlsCounts>,
+    connections: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for TlsDoor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsDoor").field("domain", &self.domain).finish_non_exhaustive()
+    }
+}
+
+impl TlsDoor {
+    /// A door that presents `own` and takes client certificates of `authority`.
+    ///
+    /// # Errors
+    /// When rustls does not accept the root.
+    pub fn new(authority: &Authority, own: Arc<OwnCertificate>, counts: Arc<TlsCounts>) -> io::Result<Self> {
+        let config = server_config(authority, own).map_err(io::Error::other)?;
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            domain: authority.domain().clone(),
+            counts,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        })
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        CONNECTIONS_MAX.saturating_sub(self.connections.available_permits())
+    }
+
+    /// Accepts on `listener` until the receiver is dropped.
+    #[must_use]
+    pub fn accept(&self, listener: TcpListener) -> mpsc::Receiver<io::Result<TlsConnection>> {
+        let (ready, receiver) = mpsc::channel(READY_MAX);
+        let door = self.clone();
+        tokio::spawn(async move { door.accept_loop(listener, ready).await });
+        receiver
+    }
+
+    async fn accept_loop(self, listener: TcpListener, ready: mpsc::Sender<io::Result<TlsConnection>>) {
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = ready.closed() => return,
+            };
+            match accepted {
+                Ok((tcp, addr)) => {
+                    self.counts.accepted.increment();
+                    let (door, ready) = (self.clone(), ready.clone());
+                    tokio::spawn(async move { door.shake_hands(tcp, addr, permit, ready).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn shake_hands(
+        self,
+        tcp: TcpStream,
+        addr: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        ready: mpsc::Sender<io::Result<TlsConnection>>,
+    ) {
+        let handshake = async {
+            tcp.set_nodelay(true)?;
+            self.acceptor.accept(tcp).await
+        };
+        let failed = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => match self.admit(stream, addr, permit) {
+                // A closed receiver means that the process ends.
+                Some(connection) => return drop(ready.send(Ok(connection)).await),
+                None => return,
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_elapsed) => "took too long".to_owned(),
+        };
+        self.counts.handshakes_failed.increment();
+        tracing::info!(peer = %addr, error = %failed, "refused a TLS handshake");
+    }
+
+    /// Reads who is there. The chain is verified; what it says is not yet.
+    fn admit(
+        &self,
+        stream: TlsStream<TcpStream>,
+        addr: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<TlsConnection> {
+        let now = SystemTime::now();
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let svid = match leaf.map(|leaf| peer_svid(leaf, &self.domain, now)).transpose() {
+            Ok(svid) => svid,
+            Err(error) => {
+                self.counts.certificates_refused.increment();
+                tracing::warn!(peer = %addr, %error, "refused a client certificate");
+                return None;
+            }
+        };
+        let left = svid.as_ref().map_or(ANONYMOUS_LIFE, |svid| svid.not_after.duration_since(now).unwrap_or_default());
+        let peer = Peer { svid, local_operator: false, addr: PeerAddr::Tcp(addr) };
+        Some(Connection::new(stream, peer, Some(left), permit))
+    }
+}
+
+fn server_config(authority: &Authority, own: Arc<OwnCertificate>) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.root().clone())?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(own);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would skip the verification of the client; connections here are few and long.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
