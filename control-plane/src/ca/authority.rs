@@ -78,7 +78,8 @@ impl Authority {
         let root = match Pair::read(&path)? {
             Some(root) => root,
             None if store_used => {
-                let detail = "the root is missing although this state directory was in use; restore a backup".to_owned();
+                let detail =
+                    "the root is missing although this state directory was in use; restore a backup".to_owned();
                 return Err(CaError::Unusable { path, detail });
             }
             None => make_root(&path, domain, now)?,
@@ -225,7 +226,8 @@ fn check(path: &Path, pair: &Pair, domain: &TrustDomain) -> Result<SystemTime, C
     }
     let named = peer_cert::only_uri(&certificate).unwrap_or_default();
     if named != format!("spiffe://{domain}") {
-        let detail = format!("is of {named}, not of trust domain {domain}; start with the trust domain it was made for");
+        let detail =
+            format!("is of {named}, not of trust domain {domain}; start with the trust domain it was made for");
         return Err(unusable(detail));
     }
     Ok(peer_cert::validity(&certificate).1)

@@ -38,7 +38,8 @@ impl Pair {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CaError::File { path: path.to_owned(), source }),
         };
-        let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unusable("holds no private key; restore a backup"))?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unusable("holds no private key; restore a backup"))?;
         let certificate =
             CertificateDer::from_pem_slice(&pem).map_err(|_| unusable("holds no certificate; restore a backup"))?;
         let key = KeyPair::try_from(&key).map_err(|_| unusable("holds a damaged private key; restore a backup"))?;

@@ -44,11 +44,9 @@ where
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(32));
     let asked = shutdown.clone();
-    let serving = server.serve_with_incoming_shutdown(
-        services,
-        ReceiverStream::new(connections),
-        async move { asked.requested().await },
-    );
+    let serving = server.serve_with_incoming_shutdown(services, ReceiverStream::new(connections), async move {
+        asked.requested().await
+    });
     let late = async {
         shutdown.requested().await;
         tokio::time::sleep(DRAIN).await;

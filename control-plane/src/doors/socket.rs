@@ -46,13 +46,14 @@ impl SocketDoor {
         // replaces a stale socket.
         let temporary = path.with_extension(format!("{}.new", std::process::id()));
         let listener = UnixListener::bind(&temporary)?;
-        let placed = fs::set_permissions(&temporary, Permissions::from_mode(0o600))
-            .and_then(|()| match fs::symlink_metadata(path) {
+        let placed = fs::set_permissions(&temporary, Permissions::from_mode(0o600)).and_then(|()| {
+            match fs::symlink_metadata(path) {
                 Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
                     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is not a socket", path.display())))
                 }
                 Ok(_) | Err(_) => fs::rename(&temporary, path),
-            });
+            }
+        });
         if let Err(error) = placed {
             drop(fs::remove_file(&temporary));
             return Err(error);

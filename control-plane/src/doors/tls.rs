@@ -167,7 +167,10 @@ impl TlsDoor {
     }
 }
 
-fn server_config(authority: &Authority, own: Arc<OwnCertificate>) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+fn server_config(
+    authority: &Authority,
+    own: Arc<OwnCertificate>,
+) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(authority.root().clone())?;
