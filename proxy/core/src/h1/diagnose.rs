@@ -1,7 +1,7 @@
 //! Names the fault of a head that the tokeniser refused. Runs on refusals only, so it is written to be read.
 
 use super::fault::HeadFault;
-use crate::fields::is_token_byte;
+use crate::fields::is_token;
 
 /// The first fault of a refused request head.
 pub(super) fn request(head: &[u8]) -> HeadFault {
@@ -44,7 +44,7 @@ fn line_end(line: &[u8]) -> Option<HeadFault> {
 fn request_line(line: &[u8]) -> Option<HeadFault> {
     let mut parts = line.split(|b| *b == b' ');
     let method = parts.next().unwrap_or_default();
-    if !method.iter().all(|b| is_token_byte(*b)) {
+    if !is_token(method) {
         return Some(HeadFault::Method);
     }
     let target = parts.next().unwrap_or_default();
@@ -52,7 +52,7 @@ fn request_line(line: &[u8]) -> Option<HeadFault> {
         return Some(HeadFault::Target);
     }
     match (parts.next(), parts.next()) {
-        (Some(version), None) if !method.is_empty() && !target.is_empty() => version_fault(version),
+        (Some(version), None) if !target.is_empty() => version_fault(version),
         _ => Some(HeadFault::RequestLine),
     }
 }
@@ -96,7 +96,7 @@ fn field_line(line: &[u8]) -> Option<HeadFault> {
         Some(HeadFault::EmptyName)
     } else if name.ends_with(b" ") || name.ends_with(b"\t") {
         Some(HeadFault::SpaceBeforeColon)
-    } else if !name.iter().all(|b| is_token_byte(*b)) {
+    } else if !is_token(name) {
         Some(HeadFault::FieldName)
     } else {
         value.iter().any(|b| b.is_ascii_control() && *b != b'\t').then_some(HeadFault::FieldValue)
