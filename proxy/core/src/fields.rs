@@ -6,8 +6,8 @@
 //! copied into a second buffer of the same list. A message therefore costs one allocation for the spans and none per
 //! field, and cloning it moves no reference count per field.
 //!
-//! The type upholds one invariant: every name is a token and no value holds CR, LF or NUL (RFC 9110 section 5.5), so
-//! serialising a list can never split a message. Left out on purpose: typed values and knowledge of single fields;
+//! The type upholds one invariant: every name is a token and no value holds a control character but HTAB (RFC 9110
+//! section 5.5), so serialising a list can never split a message, and what one proxy writes the next one accepts. Left out on purpose: typed values and knowledge of single fields;
 //! those belong to the modules that decide by them.
 
 use std::ops::Range;
@@ -164,7 +164,7 @@ impl Fields {
 
     /// Adds a field at the end and keeps others of the same name.
     ///
-    /// To uphold the type's invariant CR, LF and NUL in the value become spaces (RFC 9110 section 5.5), outer
+    /// To uphold the type's invariant control characters in the value become spaces (RFC 9110 section 5.5), outer
     /// whitespace is cut, and a field whose name is not a token is not added.
     pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         if let Some(entry) = self.store(name.as_ref(), value.as_ref()) {
@@ -243,8 +243,8 @@ impl Fields {
         let start = self.added.len();
         let span = Span::new(start, value.len(), ADDED)?;
         self.added.extend_from_slice(value);
-        if splits_lines(value) {
-            for byte in self.added.iter_mut().skip(start).filter(|b| matches!(**b, b'\r' | b'\n' | 0)) {
+        if has_control(value) {
+            for byte in self.added.iter_mut().skip(start).filter(|b| is_control(**b)) {
                 *byte = b' ';
             }
         }
@@ -298,10 +298,14 @@ const fn is_token_byte(byte: u8) -> bool {
         )
 }
 
-/// Whether a value holds a byte that could end a line or a C string: CR, LF or NUL.
-pub(crate) fn splits_lines(value: &[u8]) -> bool {
+/// Whether a value holds a byte that no value may hold: a control character other than HTAB.
+pub(crate) fn has_control(value: &[u8]) -> bool {
     // No early exit, so that the compiler vectorises the loop.
-    value.iter().fold(false, |bad, b| bad | (*b == b'\r') | (*b == b'\n') | (*b == 0))
+    value.iter().fold(false, |bad, b| bad | is_control(*b))
+}
+
+const fn is_control(byte: u8) -> bool {
+    (byte < b' ' && byte != b'\t') || byte == 0x7f
 }
 
 /// Cuts optional whitespace (SP and HTAB, RFC 9110 section 5.6.3) at both ends.

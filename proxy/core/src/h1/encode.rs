@@ -6,7 +6,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::fault::{BodyFault, HeadFault};
-use crate::fields::{Fields, splits_lines};
+use crate::fields::{Fields, has_control};
 use crate::message::{BodyFraming, RequestHead, ResponseHead, Version};
 
 /// Appends a request head, with its empty line, to `out`.
@@ -35,7 +35,7 @@ pub fn encode_request_head(head: &RequestHead, out: &mut BytesMut) -> Result<(),
 
 /// Appends a response head, with its empty line, to `out`. A reason phrase that could split the message is left out.
 pub fn encode_response_head(head: &ResponseHead, out: &mut BytesMut) {
-    let reason: &[u8] = if splits_lines(&head.reason) { &[] } else { &head.reason };
+    let reason: &[u8] = if has_control(&head.reason) { &[] } else { &head.reason };
     out.reserve(reason.len() + 17 + head.fields.wire_len());
     out.put_slice(version(head.version));
     out.put_u8(b' ');

@@ -39,3 +39,6 @@ pub use limits::{
 };
 pub use request::RequestParser;
 pub use response::ResponseParser;
+
+#[cfg(test)]
+mod properties;
