@@ -1,1 +1,5 @@
-//! placeholder
+//! What the end-to-end tests and the demo stand on: sample applications and the harness.
+//!
+//! The harness drives the same code as `weft dev`, so what the scenarios prove is what a user runs.
+
+pub mod samples;
