@@ -57,10 +57,8 @@ struct App {
 /// The address cannot be listened on, or the URL of `user` is not one.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     // Lazily: `user` may start later than we do, and may move.
-    let channel = Endpoint::from_shared(options.user)?
-        .timeout(USER_TIMEOUT)
-        .connect_timeout(USER_TIMEOUT)
-        .connect_lazy();
+    let channel =
+        Endpoint::from_shared(options.user)?.timeout(USER_TIMEOUT).connect_timeout(USER_TIMEOUT).connect_lazy();
     let app = App { users: UsersClient::new(channel), version: options.version, pod: super::pod_name() };
     accept_loop("blog", options.listen, move |stream| {
         let app = app.clone();
@@ -88,7 +86,8 @@ impl App {
         match path.strip_prefix("/articles") {
             None if path == "/" => self.reply(StatusCode::OK, json!({"articles": "/articles"})),
             Some("" | "/") => {
-                let titles: Vec<Value> = (1..).zip(ARTICLES).map(|(id, (title, _))| json!({"id": id, "title": title})).collect();
+                let titles: Vec<Value> =
+                    (1..).zip(ARTICLES).map(|(id, (title, _))| json!({"id": id, "title": title})).collect();
                 self.reply(StatusCode::OK, json!({ "articles": titles }))
             }
             Some(rest) => self.article(rest.trim_start_matches('/'), request.headers()).await,
