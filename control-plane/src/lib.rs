@@ -5,6 +5,7 @@
 //! Unix socket), which say who they are before any service sees them.
 
 pub mod api;
+pub mod backup;
 pub mod bootstrap;
 pub mod ca;
 pub mod doors;

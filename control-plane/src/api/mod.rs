@@ -2,4 +2,5 @@
 //! that decides, and answers.
 
 pub mod identity;
+pub mod operator;
 pub mod peer;

@@ -12,7 +12,6 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::connection::Connection;
 use crate::api::peer::{Peer, PeerAddr};
-use crate::ca::state::make_private_directory;
 
 /// Operators connected at once.
 pub const OPERATORS_MAX: usize = 256;
@@ -36,7 +35,8 @@ impl SocketDoor {
     /// `AddrInUse` when another control plane listens there; else as the file system says.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            make_private_directory(directory)?;
+            // Open to others, since a proxy's socket may lie beside; ours has a mode of its own.
+            fs::create_dir_all(directory)?;
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             let detail = format!("another control plane listens on {}; choose another --socket", path.display());

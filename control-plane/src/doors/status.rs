@@ -16,7 +16,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::metrics::Metrics;
-use crate::shutdown::Shutdown;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -39,16 +38,12 @@ pub struct StatusPort {
 }
 
 impl StatusPort {
-    /// Serves on `listener` until shutdown. Cancelling closes it.
-    pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) {
+    /// Serves on `listener` for ever: a process that ends still answers probes. Cancelling closes it.
+    pub async fn serve(self, listener: TcpListener) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = shutdown.requested() => return,
-            };
-            match accepted {
+            match listener.accept().await {
                 Ok((tcp, _addr)) => {
                     let port = self.clone();
                     tokio::spawn(async move {

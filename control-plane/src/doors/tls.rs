@@ -100,8 +100,6 @@ impl TlsDoor {
 
     async fn accept_loop(self, listener: TcpListener, ready: mpsc::Sender<io::Result<TlsConnection>>) {
         loop {
-            // The semaphore is never closed.
-            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = ready.closed() => return,
@@ -109,6 +107,8 @@ impl TlsDoor {
             match accepted {
                 Ok((tcp, addr)) => {
                     self.counts.accepted.increment();
+                    // At the bound this one waits here and the next ones in the kernel. The semaphore is never closed.
+                    let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
                     let (door, ready) = (self.clone(), ready.clone());
                     tokio::spawn(async move { door.shake_hands(tcp, addr, permit, ready).await });
                 }

@@ -192,6 +192,9 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 /// Cancelling any future is safe: a write whose future was dropped either happened as a whole or did not.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// The store's revision as last seen; for showing, not for deciding.
+    fn revision(&self) -> Revision;
+
     /// The value of a key, `None` if absent.
     fn get<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Versioned>>;
 

@@ -14,7 +14,7 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 
 use super::record::{self, Sum};
 use super::view::{Head, View};
-use crate::store::{Event, Revision};
+use crate::store::{Event, Revision, Versioned};
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const HEAD: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("head");
@@ -244,4 +244,46 @@ fn open_options() -> fs::OpenOptions {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     options
+}
+
+/// Puts a new store with this content in place of the one in `directory`, which nobody may have open. The former file
+/// stays beside it with `suffix`.
+///
+/// # Errors
+/// [`OpenError`]; before the last rename nothing has changed.
+pub(crate) fn replace(
+    directory: &Path,
+    records: Vec<Versioned>,
+    revision: Revision,
+    suffix: &str,
+) -> Result<(), OpenError> {
+    let path = directory.join(STORE_FILE);
+    let mark = directory.join(MARK_FILE);
+    let fresh = directory.join(format!("{STORE_FILE}.new"));
+    let io = |source| OpenError::Io { path: path.clone(), source };
+    let failed = |detail: String| io(io::Error::other(detail));
+    remove(&fresh).map_err(io)?;
+    let file = open_options().open(&fresh).map_err(io)?;
+    let db = Database::builder().create_file(file).map_err(|error| failed(error.to_string()))?;
+    let sum = records.iter().fold(Sum::default(), Sum::plus);
+    let head = Head { revision, sum };
+    let puts: Vec<Event> = records.into_iter().map(Event::Put).collect();
+    let disk = Disk { db, mark: None };
+    disk.commit(&puts, head).map_err(failed)?;
+    drop(disk);
+    // The mark goes first: it may be missing, but must not be ahead of the store.
+    remove(&mark).map_err(io)?;
+    if path.exists() {
+        fs::rename(&path, directory.join(format!("{STORE_FILE}.{suffix}"))).map_err(io)?;
+    }
+    fs::rename(&fresh, &path).map_err(io)?;
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?;
+    write_mark(&mark, revision).map_err(io)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Expect, Key, Listing, Revision, Store, StoreError, StoreFuture, VALUE_BYTES_MAX, Versioned, Watch};
+pub(crate) use disk::replace;
 pub use disk::{OpenError, STORE_FILE};
 use view::View;
 use writer::{Change, Job, Writer};
@@ -61,11 +62,10 @@ impl Embedded {
         Ok(Self { view, writes, thread: std::sync::Mutex::new(Some(thread)) })
     }
 
-    /// The store's present revision and number of keys, for metrics.
+    /// Number of keys, for metrics.
     #[must_use]
-    pub fn size(&self) -> (Revision, usize) {
-        let view = self.read();
-        (view.head().revision, view.len())
+    pub fn keys(&self) -> usize {
+        self.read().len()
     }
 
     /// Finishes what was asked for and closes the file; later writes fail. Blocks until the file is free.
@@ -91,6 +91,10 @@ impl Embedded {
 }
 
 impl Store for Embedded {
+    fn revision(&self) -> Revision {
+        self.read().head().revision
+    }
+
     fn get<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Versioned>> {
         Box::pin(async { Ok(self.read().get(key).cloned()) })
     }
