@@ -120,11 +120,8 @@ pub struct Restored {
 pub async fn make(store: &dyn Store, state_directory: &Path) -> Result<Bytes, BackupError> {
     let listing = store.list("").await?;
     let kept = listing.entries.into_iter().filter(|entry| !entry.key.as_str().starts_with(TOKEN_PREFIX));
-    let records = kept.map(|entry| Record {
-        key: entry.key.as_str().to_owned(),
-        revision: entry.revision.0,
-        value: entry.value,
-    });
+    let records =
+        kept.map(|entry| Record { key: entry.key.as_str().to_owned(), revision: entry.revision.0, value: entry.value });
     let mut authority = Vec::new();
     for name in [ROOT_FILE, ISSUING_FILE] {
         let path = state_directory.join(CA_DIRECTORY).join(name);

@@ -69,7 +69,10 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log)
         .with_context(|| format!("--log {:?} is no filter such as \"info,weft_control_plane=debug\"", args.log))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match args.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
@@ -80,11 +83,6 @@ fn start_log(args: &ServeArgs) -> anyhow::Result<()> {
 fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     let directory = args.state.directory();
     let restored = backup::restore(&args.file, &directory, args.force)?;
-    eprintln!(
-        "restored {} keys of revision {} into {}",
-        restored.records,
-        restored.revision,
-        directory.display()
-    );
+    eprintln!("restored {} keys of revision {} into {}", restored.records, restored.revision, directory.display());
     Ok(())
 }

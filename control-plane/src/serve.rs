@@ -20,12 +20,12 @@ use crate::api::operator::{OperatorService, Overview};
 use crate::bootstrap::ServeArgs;
 use crate::ca::Authority;
 use crate::ca::state::make_private_directory;
+use crate::doors::grpc;
 use crate::doors::own_certificate::OwnCertificate;
 use crate::doors::services::Services;
 use crate::doors::socket::SocketDoor;
 use crate::doors::status::StatusPort;
 use crate::doors::tls::{TlsCounts, TlsDoor};
-use crate::doors::grpc;
 use crate::metrics::{Metrics, Page};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -105,9 +105,8 @@ pub struct Running {
 pub async fn start(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<Running> {
     let args = Arc::new(args);
     let directory = args.state.directory();
-    make_private_directory(&directory).with_context(|| {
-        format!("cannot make the state directory {} (--state-dir)", directory.display())
-    })?;
+    make_private_directory(&directory)
+        .with_context(|| format!("cannot make the state directory {} (--state-dir)", directory.display()))?;
     let opened = directory.clone();
     let store = Arc::new(tokio::task::spawn_blocking(move || Embedded::open(&opened)).await??);
     let store_used = store.revision().0 > 0;
