@@ -10,6 +10,7 @@
 //! section 5.5), so serialising a list can never split a message, and what one proxy writes the next one accepts. Left out on purpose: typed values and knowledge of single fields;
 //! those belong to the modules that decide by them.
 
+use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -75,7 +76,7 @@ impl FieldSpans {
 /// Lookups ignore ASCII case in names (RFC 9110 section 5.1); iteration yields names as they were written. Sizes are
 /// bounded by the parser's limits for received fields; added ones are bounded by what the proxy itself adds. A field
 /// that would make either buffer pass 2 GiB is not added.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Fields {
     received: Bytes,
     added: Vec<u8>,
@@ -249,6 +250,14 @@ impl Fields {
             }
         }
         Some(span)
+    }
+}
+
+/// Shows `name: value` pairs, for tests and panics. Values may be secrets: never log it.
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs = self.iter().map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()));
+        f.debug_list().entries(pairs).finish()
     }
 }
 

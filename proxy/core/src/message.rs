@@ -35,8 +35,8 @@ impl Version {
 
 /// How the end of a message body is found (RFC 9112 section 6.3).
 ///
-/// For HTTP/2 the stream says where a body ends; there `None` means the head ended the stream, `Length` that a
-/// `content-length` announced its size, and `Chunked` that it has a body of unknown size.
+/// For HTTP/2 the stream says where a body ends; there `Length` means that a `content-length` announced its size (or that
+/// a response ended with its head), `Chunked` that a body of unknown size follows, and `None` that none can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
     /// No body.

@@ -79,7 +79,7 @@ faults! {
         AuthorityMissing "authority_missing" 400 "request names no authority";
         AuthorityInvalid "authority_invalid" 400 "authority is not a host name or address with an optional port";
         LengthWithoutBody "length_without_body" 400 "Content-Length announces a body but the stream ended";
-        TargetNotTranslatable "target_not_translatable" 400 "request target has bytes that HTTP/2 cannot carry";
+        TargetNotTranslatable "target_not_translatable" 400 "request target is too long or too odd for HTTP/2";
         UpgradeOverHttp2 "upgrade_over_http2" 400 "HTTP/1.1 upgrade cannot be translated to HTTP/2";
     }
 }

@@ -27,27 +27,31 @@ pub(crate) struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
-    /// Takes note of a field. Faults are those of the field alone, or of its repetition.
-    pub(crate) fn note(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), HeadFault> {
+    /// Takes note of a field of a request. Faults are those of the field alone, or of its repetition.
+    pub(crate) fn note_request(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), HeadFault> {
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => once(&mut self.host, value, HeadFault::HostRepeated),
+            // RFC 9110 section 10.1.1 allows 417. Servers that read an unknown expectation differently have been
+            // desynchronised by it, and nothing but 100-continue was ever defined.
+            6 if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
+                Err(HeadFault::Expectation)
+            }
+            _ => self.note(name, value),
+        }
+    }
+
+    /// Takes note of a field that frames a message of either kind.
+    pub(crate) fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadFault> {
         // The length first: most fields are dismissed without comparing a byte.
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => once(&mut self.host, value, HeadFault::HostRepeated)?,
-            6 if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
-                // RFC 9110 section 10.1.1 allows 417. Servers that read an unknown expectation differently have been
-                // desynchronised by it, and nothing but 100-continue was ever defined.
-                return Err(HeadFault::Expectation);
-            }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                once(&mut self.length, parse_length(value)?, HeadFault::ContentLengthRepeated)?;
+                once(&mut self.length, parse_length(value)?, HeadFault::ContentLengthRepeated)
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                for coding in value.split(|b| *b == b',') {
-                    self.note_coding(trim_ows(coding))?;
-                }
+                value.split(|b| *b == b',').try_for_each(|coding| self.note_coding(trim_ows(coding)))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn note_coding(&mut self, coding: &[u8]) -> Result<(), HeadFault> {

@@ -50,6 +50,11 @@ impl Progress {
         }
     }
 
+    /// Whether the first line has arrived and was tried.
+    pub(super) const fn has_line(&self) -> bool {
+        self.first_line_tried
+    }
+
     /// Whether no byte was looked at yet.
     pub(super) const fn is_new(&self) -> bool {
         self.scanned == 0

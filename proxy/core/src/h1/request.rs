@@ -54,7 +54,8 @@ impl RequestParser {
         let full = buffer.len() >= self.limits.head_bytes_max;
         let window = buffer.get(..self.limits.head_bytes_max).unwrap_or(buffer);
         let Step::Try(len) = self.progress.advance(window, full) else {
-            return self.check_line_length(window).map(|()| None);
+            // Once there is a line it was checked; looking for its end at every byte after it would be quadratic.
+            return if self.progress.has_line() { Ok(None) } else { self.check_line_length(window).map(|()| None) };
         };
         let mut storage = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_MAX];
         let slots = storage.get_mut(..self.limits.fields_max.min(FIELDS_MAX)).unwrap_or_default();
@@ -127,7 +128,7 @@ impl Layout {
             return Err(HeadFault::TargetTooLong);
         }
         let mut notes = Notes::default();
-        let spans = section::collect(head, request.headers, |name, value| notes.note(name, value))?;
+        let spans = section::collect(head, request.headers, |name, value| notes.note_request(name, value))?;
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| HeadFault::Method)?;
         let parts = target::check(&method, target, version, notes.host)?;
         let framing = notes.request_framing(version, &method)?;

@@ -28,7 +28,7 @@ pub fn request_from_h2(
     let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
     let mut notes = Notes::default();
     let extra = target.len() + authority.map_or(0, <[u8]>::len);
-    note_fields(&parts.headers, extra, limits, &mut notes)?;
+    note_fields(&parts.headers, extra, limits, |name, value| notes.note_request(name, value))?;
     check_authority(authority, notes.host, parts.uri.scheme_str())?;
     let tunnel = parts.method == Method::CONNECT;
     let framing = match notes.request_framing(Version::Http11, &parts.method)? {
@@ -65,13 +65,14 @@ pub fn response_from_h2(
 ) -> Result<ParsedResponse, HeadFault> {
     let status = parts.status.as_u16();
     let mut notes = Notes::default();
-    note_fields(&parts.headers, 0, limits, &mut notes)?;
+    note_fields(&parts.headers, 0, limits, |name, value| notes.note(name, value))?;
     // RFC 9113 section 8.6: HTTP/2 has no 101, even for a request that once carried an upgrade.
     let asked = Asked { upgrade: false, ..asked };
     let (framing, tunnel) = notes.response_framing(Version::Http11, status, asked)?;
     let framing = match framing {
         BodyFraming::Length(1..) if end_stream => return Err(HeadFault::LengthWithoutBody),
-        _ if end_stream => BodyFraming::None,
+        // Not `None`: over HTTP/1 the client has to be told that nothing follows.
+        BodyFraming::UntilClose if end_stream => BodyFraming::Length(0),
         BodyFraming::UntilClose => BodyFraming::Chunked,
         kept @ (BodyFraming::None | BodyFraming::Length(_) | BodyFraming::Chunked) => kept,
     };
@@ -141,7 +142,12 @@ fn check_authority(authority: Option<&[u8]>, host: Option<&[u8]>, scheme: Option
 ///
 /// Crumbs of a cookie count as the one field that they become, with their joints; an HPACK reference of one byte can name
 /// a field of kilobytes, so the sum is what matters.
-fn note_fields<'a>(map: &'a HeaderMap, extra: usize, limits: &Limits, notes: &mut Notes<'a>) -> Result<(), HeadFault> {
+fn note_fields<'a>(
+    map: &'a HeaderMap,
+    extra: usize,
+    limits: &Limits,
+    mut note: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), HeadFault>,
+) -> Result<(), HeadFault> {
     let (mut size, mut count, mut cookies) = (extra, 0_usize, 0_usize);
     for (name, value) in map {
         let (name, value) = (name.as_str().as_bytes(), trim_ows(value.as_bytes()));
@@ -151,7 +157,7 @@ fn note_fields<'a>(map: &'a HeaderMap, extra: usize, limits: &Limits, notes: &mu
         if name == b"te" && !value.eq_ignore_ascii_case(b"trailers") {
             return Err(HeadFault::TeNotTrailers);
         }
-        notes.note(name, value)?;
+        note(name, value)?;
         if name == b"cookie" {
             cookies += 1;
             size += value.len() + 2;
@@ -210,11 +216,12 @@ impl Copy {
     /// RFC 9113 section 8.2.3: crumbs are joined with `; ` before they leave HTTP/2.
     fn push_cookies(&mut self, map: &HeaderMap, name: &HeaderName) -> std::ops::Range<usize> {
         let start = self.buffer.len();
-        for crumb in map.get_all(name) {
+        let crumbs = map.get_all(name).iter().map(|crumb| trim_ows(crumb.as_bytes()));
+        for crumb in crumbs.filter(|crumb| !crumb.is_empty()) {
             if self.buffer.len() > start {
                 self.buffer.extend_from_slice(b"; ");
             }
-            self.buffer.extend_from_slice(trim_ows(crumb.as_bytes()));
+            self.buffer.extend_from_slice(crumb);
         }
         start..self.buffer.len()
     }

@@ -37,7 +37,15 @@ fn list(pairs: Pairs<'_>) -> Fields {
 
 #[test]
 fn takes_over_requests() {
-    let fields = [("x-b", "1"), ("cookie", "a=1"), ("x-a", " 2 "), ("cookie", "b=2"), ("x-b", "3"), ("cookie", "c")];
+    let fields = [
+        ("x-b", "1"),
+        ("cookie", "a=1"),
+        ("x-a", " 2 "),
+        ("cookie", "b=2"),
+        ("x-b", "3"),
+        ("cookie", " "),
+        ("cookie", "c"),
+    ];
     let ParsedRequest { head, framing } = from_h2("POST", "https://A.example:444/p%2F?q", &fields, false).unwrap();
     assert_eq!(head.target, "/p%2F?q");
     assert_eq!(head.host(), Some(&b"A.example:444"[..]), "as written");
@@ -210,6 +218,12 @@ fn sends_h1_requests_as_h2() {
         "http://A:81/a?b",
         &[("x-y", "1"), ("x-y", "2")],
     );
+    check(
+        "GET /<\"`a`\">|^{}\\?\"<`>'[] HTTP/1.1\r\nHost: a\r\n\r\n",
+        "http://a/%3C%22%60a%60%22%3E|^{}\\?%22%3C%60%3E'[]",
+        &[],
+    );
+    check("GET /b\u{fc}cher HTTP/1.1\r\nHost: a\r\n\r\n", "http://a/b\u{fc}cher", &[]);
     check("GET https://a/b HTTP/1.1\r\nHost: a\r\n\r\n", "https://a/b", &[]);
     check("GET http://a HTTP/1.1\r\nHost: a\r\n\r\n", "http://a/", &[]);
     check(
@@ -232,7 +246,10 @@ fn refuses_h1_requests_that_h2_cannot_carry() {
     fn check(text: &str, expected: HeadFault) {
         assert_eq!(request_to_h2(&h1_request(text).head, "http").unwrap_err(), expected, "{text}");
     }
-    check("GET /<a> HTTP/1.1\r\nHost: a\r\n\r\n", HeadFault::TargetNotTranslatable);
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "p".repeat(65_500));
+    request_to_h2(&h1_request(&long).head, "http").unwrap();
+    let long = RequestHead { target: Bytes::from("/".repeat(65_535)), ..h1_request(&long).head };
+    assert_eq!(request_to_h2(&long, "http").unwrap_err(), HeadFault::TargetNotTranslatable);
     check("GET / HTTP/1.0\r\n\r\n", HeadFault::AuthorityMissing);
     check(
         "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
@@ -264,7 +281,9 @@ fn takes_over_responses() {
     };
     let length: Pairs<'_> = &[("content-length", "5")];
     check(200, &[], GET, false, Ok((BodyFraming::Chunked, false)));
-    check(200, &[], GET, true, Ok((BodyFraming::None, false)));
+    check(200, &[], GET, true, Ok((BodyFraming::Length(0), false)));
+    check(200, &[("content-length", "0")], GET, true, Ok((BodyFraming::Length(0), false)));
+    check(200, &[], head, true, Ok((BodyFraming::None, false)));
     check(200, length, GET, false, Ok((BodyFraming::Length(5), false)));
     check(200, length, GET, true, Err(HeadFault::LengthWithoutBody));
     check(200, length, head, true, Ok((BodyFraming::None, false)));
@@ -289,6 +308,10 @@ fn writes_h2_responses_as_http_11() {
     let mut out = BytesMut::new();
     encode_response_head(&head, &mut out);
     assert_eq!(out, "HTTP/1.1 404 Not Found\r\nx: 1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    // A response that ended with its head must not keep an HTTP/1 client waiting.
+    let ParsedResponse { mut head, framing, .. } = h2_response(200, &[("grpc-status", "5")], asked, true).unwrap();
+    response_for_h1(&mut head, framing);
+    assert_eq!(head.fields, list(&[("grpc-status", "5"), ("Content-Length", "0")]));
     let mut kept = ResponseHead { reason: Bytes::from_static(b"Gone Fishing"), ..ResponseHead::new(404) };
     response_for_h1(&mut kept, BodyFraming::None);
     assert_eq!(kept.reason, "Gone Fishing");
@@ -318,4 +341,66 @@ fn trailers_go_both_ways() {
     assert_eq!(trailers_from_h2(&map, &limits), Err(BodyFault::TooManyTrailers));
     let limits = Limits { trailer_bytes_max: 20, ..Limits::default() };
     assert_eq!(trailers_from_h2(&map, &limits), Err(BodyFault::TrailersTooLarge));
+}
+
+/// Header values as HPACK can carry them: anything but control characters, blanks at the ends included.
+fn h2_fields() -> impl proptest::strategy::Strategy<Value = HeaderMap> {
+    use proptest::prelude::*;
+    const NAMES: &[&str] =
+        &["x", "cookie", "content-length", "te", "host", "expect", "transfer-encoding", "connection", "accept"];
+    const VALUES: &[&str] =
+        &["", "5", "0", "5, 5", "trailers", "a", "A:80", "100-continue", "chunked", "a=1; b", "close"];
+    let value = prop_oneof![
+        proptest::sample::select(VALUES).prop_map(|v| v.as_bytes().to_vec()),
+        proptest::collection::vec(prop_oneof![Just(b'\t'), b' '..=b'~', 0x80_u8..=0xff], 0..20),
+    ];
+    proptest::collection::vec((proptest::sample::select(NAMES), value), 0..8).prop_map(|pairs| {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(name, http::HeaderValue::from_bytes(&value).unwrap());
+        }
+        map
+    })
+}
+
+proptest::proptest! {
+    /// Whatever HTTP/2 request is accepted is exactly one HTTP/1 request, of the same framing and meaning.
+    #[test]
+    fn a_downgrade_never_smuggles(
+        method in proptest::sample::select(&["GET", "POST", "HEAD", "DELETE", "X"][..]),
+        path in "/[!$-;=?-_a-~]{0,20}", fields in h2_fields(), end in proptest::bool::ANY,
+    ) {
+        let mut parts = h2_request(method, "http://a/", &[]);
+        parts.uri = http::Uri::builder().scheme("http").authority("a").path_and_query(path.as_str()).build().unwrap();
+        parts.headers = fields;
+        let Ok(ParsedRequest { mut head, framing }) = request_from_h2(&parts, None, end, &Limits::default()) else {
+            return Ok(());
+        };
+        request_for_h1(&mut head, framing).unwrap();
+        let mut wire = BytesMut::new();
+        encode_request_head(&head, &mut wire).unwrap();
+        let read = RequestParser::new(Limits::default()).parse(&mut wire).unwrap().unwrap();
+        proptest::prop_assert!(wire.is_empty(), "one message and nothing after it");
+        proptest::prop_assert_eq!(read.framing.is_empty(), framing.is_empty());
+        proptest::prop_assert_eq!(&read.head.fields, &head.fields);
+        proptest::prop_assert_eq!((read.head.method, read.head.target), (head.method, head.target));
+    }
+
+    /// What leaves as HTTP/2 and arrives again means the same.
+    #[test]
+    fn an_upgrade_and_back_changes_nothing(
+        path in "/[!$-;=?-_a-~]{0,20}", name in "[a-z-]{1,12}", value in "[!-~]{0,20}", body in proptest::bool::ANY,
+    ) {
+        let names = ["connection", "keep-alive", "host", "upgrade", "te", "expect", "transfer-encoding", "content-length"];
+        proptest::prop_assume!(!names.contains(&name.as_str()));
+        let length = if body { "Content-Length: 7\r\n" } else { "" };
+        let before = h1_request(&format!("PUT {path} HTTP/1.1\r\nHost: a:81\r\n{length}{name}: {value}\r\n\r\n"));
+        let (parts, ()) = request_to_h2(&before.head, "http").unwrap().into_parts();
+        let after = request_from_h2(&parts, None, !body, &Limits::default()).unwrap();
+        proptest::prop_assert_eq!(after.framing, before.framing);
+        proptest::prop_assert_eq!(&after.head.target, &before.head.target);
+        proptest::prop_assert_eq!(after.head.host(), before.head.host());
+        proptest::prop_assert_eq!(after.head.fields.get(&name), Some(value.as_bytes()));
+        proptest::prop_assert_eq!(after.head.fields.len() + 1, before.head.fields.len());
+    }
 }

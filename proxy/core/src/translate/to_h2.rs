@@ -19,8 +19,8 @@ use crate::message::{RequestHead, ResponseHead};
 ///
 /// # Errors
 /// `UpgradeOverHttp2` for a request that wants an HTTP/1.1 upgrade, `AuthorityMissing`, `AuthorityInvalid`, `Scheme`,
-/// `TargetNotTranslatable` when the path has bytes that the `http` crate refuses (`<`, `>`, `` ` ``), and field faults that
-/// only fields added by the proxy can have.
+/// `TargetNotTranslatable` when the path has a fragment or more than 65,534 bytes, which the `http` crate cannot hold. The
+/// field faults it names cannot happen to [`Fields`].
 pub fn request_to_h2(head: &RequestHead, scheme: &str) -> Result<Request<()>, HeadFault> {
     if head.wants_upgrade().is_some() {
         return Err(HeadFault::UpgradeOverHttp2);
@@ -47,8 +47,7 @@ pub fn request_to_h2(head: &RequestHead, scheme: &str) -> Result<Request<()>, He
 /// A response, interim or final, for an HTTP/2 client. The reason phrase is dropped; HTTP/2 has none.
 ///
 /// # Errors
-/// `UpgradeOverHttp2` for 101, `StatusCode` outside 100 to 999, and field faults that only fields added by the proxy can
-/// have.
+/// `UpgradeOverHttp2` for 101, `StatusCode` outside 100 to 999.
 pub fn response_to_h2(head: &ResponseHead) -> Result<Response<()>, HeadFault> {
     if head.status == 101 {
         return Err(HeadFault::UpgradeOverHttp2);
@@ -83,7 +82,26 @@ fn path_and_query(head: &RequestHead) -> Result<PathAndQuery, HeadFault> {
     if shared.contains(&b'#') {
         return Err(HeadFault::TargetNotTranslatable);
     }
-    PathAndQuery::from_maybe_shared(shared).map_err(|_| HeadFault::TargetNotTranslatable)
+    PathAndQuery::from_maybe_shared(shared)
+        .or_else(|_| PathAndQuery::try_from(escaped(raw)))
+        .map_err(|_| HeadFault::TargetNotTranslatable)
+}
+
+/// Percent-encodes the visible bytes that the `http` crate takes in no path or query. They are not allowed in a URI, yet
+/// HTTP/1 clients send them and their servers answer; none is a delimiter, so no parser can split the path differently
+/// for it, and refusing would break what works without a mesh.
+fn escaped(raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len() + 16);
+    for byte in raw {
+        match byte {
+            b'"' => out.extend_from_slice(b"%22"),
+            b'<' => out.extend_from_slice(b"%3C"),
+            b'>' => out.extend_from_slice(b"%3E"),
+            b'`' => out.extend_from_slice(b"%60"),
+            other => out.push(*other),
+        }
+    }
+    out
 }
 
 /// Lower-cases names and drops what HTTP/2 forbids, and `without`.

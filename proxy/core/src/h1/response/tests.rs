@@ -84,6 +84,8 @@ fn decides_framing() {
     check(407, cl, CONNECT, Length(7), false);
     check(500, "", CONNECT, UntilClose, false);
     check(204, "", CONNECT, Empty, true);
+    // Fields that only requests give a meaning to.
+    check(200, "Host: a b\r\nHost: c\r\nExpect: x\r\n", GET, UntilClose, false);
 }
 
 #[test]
