@@ -5,6 +5,7 @@
 //! acts on these decisions, the control plane validates with them, the CLI predicts with them: three users of one code.
 
 pub mod authority;
+pub mod balance;
 pub mod entropy;
 pub mod fault;
 pub mod fields;
@@ -14,3 +15,4 @@ pub mod message;
 pub mod model;
 pub mod time;
 pub mod translate;
+pub mod workers;
