@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod balance;
+pub mod detect;
 pub mod entropy;
 pub mod fault;
 pub mod fields;

@@ -59,7 +59,7 @@ pub enum Place {
 /// Number of worker threads for a proxy that may run on `cores` cores within `quota`.
 #[must_use]
 pub fn worker_count(place: Place, cores: NonZeroUsize, quota: Option<CpuQuota>) -> NonZeroUsize {
-    let usable = quota.map_or(cores.get(), |quota| cores.get().min(quota.cores()));
+    let usable = quota.map_or(usize::MAX, CpuQuota::cores).min(cores.get());
     let count = match place {
         Place::Sidecar => usable.min(SIDECAR_WORKERS_MAX),
         Place::Gateway => usable,

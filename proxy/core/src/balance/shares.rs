@@ -42,7 +42,7 @@ impl Shares {
         match self.sums.last() {
             None => (self.len > 0).then(|| entropy.below(self.len)),
             Some(total) => {
-                let at = u128::from(entropy.next_u64()) * u128::from(*total) >> 64;
+                let at = (u128::from(entropy.next_u64()) * u128::from(*total)) >> 64;
                 Some(self.sums.partition_point(|sum| u128::from(*sum) <= at))
             }
         }
