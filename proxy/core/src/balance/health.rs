@@ -79,7 +79,11 @@ impl EndpointHealth {
         #[allow(clippy::cast_precision_loss, reason = "an estimate; 2^53 ns are 104 days")]
         let (old, new) = (stored as f64, seen as f64);
         let latency = if stored == 0 || seen >= stored { new } else { old.mul_add(weight, new * (1.0 - weight)) };
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between two u64; the cast saturates")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between two u64; the cast saturates"
+        )]
         self.latency_nanos.store((latency as u64).max(1), Ordering::Relaxed);
         // Never backwards: a worker that was descheduled must not make the memory look older than it is.
         self.updated.fetch_max(now.as_nanos(), Ordering::Relaxed);

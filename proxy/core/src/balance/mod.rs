@@ -35,7 +35,8 @@ pub fn pick<'a>(
     let second = shares.draw_other(first, entropy);
     match (health(first), health(second)) {
         (Some(a), Some(b)) => {
-            let second_is_sooner = first != second && sooner((b, shares.relative(second)), (a, shares.relative(first)), now);
+            let second_is_sooner =
+                first != second && sooner((b, shares.relative(second)), (a, shares.relative(first)), now);
             Some(if second_is_sooner { second } else { first })
         }
         (Some(_), None) => Some(first),

@@ -261,7 +261,8 @@ fn near_misses() -> impl Strategy<Value = Vec<u8>> {
         Just(b"\r\nM-SEARCH * HTTP/1.1\r\n\r\n".to_vec()),
         Just(b"OPTIONS http://a/b HTTP/1.1\r\n".to_vec()),
         Just([HTTP2_PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat()),
-        (1_usize..2_000).prop_map(|fragment| Hello { key_share: 36, ..Hello::new(Some("a.b"), &[b"weft-h1/1"]) }.wire(fragment)),
+        (1_usize..2_000)
+            .prop_map(|fragment| Hello { key_share: 36, ..Hello::new(Some("a.b"), &[b"weft-h1/1"]) }.wire(fragment)),
         proptest::collection::vec(any::<u8>(), 0..80),
     ];
     let spoils = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
