@@ -299,7 +299,7 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 }
 
 /// Whether the byte may stand in a token (RFC 9110 section 5.6.2).
-const fn is_token_byte(byte: u8) -> bool {
+pub(crate) const fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
