@@ -207,7 +207,7 @@ impl FaultKind {
                 (502, 14),
                 ("NR", "destination_not_found"),
                 Proxy,
-                "destination is not in the registry and the outbound mode is registry-only",
+                "destination is not in the registry and must be (outbound mode registry-only, or inside mesh ranges)",
             ),
             Self::DestinationDenied => look(
                 "destination_denied",

@@ -1,6 +1,12 @@
 //! What a proxy may know, in types that cannot hold nonsense. Untrusted input becomes one of these once, in
 //! the decoder, so that nothing later re-checks. They do not derive serde: no wire format leaks inward.
 
+mod listener;
+mod resource;
+
+pub use listener::{ListenerRole, ListenerSpec};
+pub use resource::{DecodedUpdate, Resource, ResourceId, Upsert};
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};

@@ -1,0 +1,149 @@
+//! All a proxy knows at one version, immutable: a reader keeps one snapshot for as long as its decision lasts, and a
+//! change is a new snapshot that shares every unchanged part by pointer. Endpoint health lives behind pointers too and
+//! is carried over, so that a deploy does not forget who is slow (architecture: one swap, nothing else is shared).
+//!
+//! Left out on purpose: versions and subscriptions (see [`crate::sync`]) and anything that needs a socket.
+
+mod apply;
+mod index;
+mod target;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::balance::{EndpointHealth, Shares};
+use crate::identity::spiffe::SpiffeId;
+use crate::model::{Endpoint, Mesh, Resolution, Service, ServiceKey, ServicePort, Weight};
+use index::Index;
+
+pub use apply::apply;
+pub use target::{Decision, Reason, Target};
+
+/// What the proxy knows. Cheap to keep (an `Arc` of it is swapped), costly to copy.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    revision: u64,
+    ready: bool,
+    complete: bool,
+    mesh: Option<Arc<Mesh>>,
+    services: Arc<HashMap<ServiceKey, Arc<ServiceEntry>>>,
+    /// By service, whether or not the service itself is known yet.
+    endpoints: Arc<HashMap<ServiceKey, Arc<EndpointSet>>>,
+    resolutions: Arc<HashMap<SocketAddr, Arc<Resolution>>>,
+    index: Arc<Index>,
+}
+
+/// Endpoints of one service by id, so that the order in which they arrived leaves no trace.
+type EndpointSet = BTreeMap<Arc<str>, Arc<Endpoint>>;
+
+/// A service with what serves it.
+#[derive(Debug)]
+pub struct ServiceEntry {
+    /// As declared.
+    pub service: Service,
+    /// One for each of its ports, in the order of the declaration.
+    pub ports: Vec<Arc<PortEntry>>,
+}
+
+/// One port of a service: what a connection or request is balanced over.
+#[derive(Debug)]
+pub struct PortEntry {
+    /// The service.
+    pub service: ServiceKey,
+    /// The port as declared.
+    pub port: ServicePort,
+    /// `namespace/name:port`, for records and metrics; made once, because paths must not format.
+    pub label: Arc<str>,
+    /// Those that serve this port, sorted by id. May be empty.
+    pub endpoints: Vec<Arc<EndpointTarget>>,
+    /// Their weights, prepared for drawing.
+    pub shares: Shares,
+}
+
+/// One endpoint as it serves one port.
+#[derive(Debug)]
+pub struct EndpointTarget {
+    /// Unique in the service.
+    pub id: Arc<str>,
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Who it must prove to be.
+    pub identity: Option<SpiffeId>,
+    /// It has an identity and a sidecar captures the port: mutual TLS, with no fallback to plaintext.
+    pub mesh_tls: bool,
+    /// Relative share.
+    pub weight: Weight,
+    /// "region/zone", or empty.
+    pub locality: Arc<str>,
+    /// What is learned of it. Survives changes of the endpoint (same service, id and service port).
+    pub health: Arc<EndpointHealth>,
+}
+
+impl Snapshot {
+    /// Knows nothing and is not ready.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// The server's revision it reflects; 0 before the first update.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Facts about the mesh, once known.
+    #[must_use]
+    pub fn mesh(&self) -> Option<&Mesh> {
+        self.mesh.as_deref()
+    }
+
+    /// A service by name.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceEntry>> {
+        self.services.get(key)
+    }
+
+    /// All services, in no particular order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceEntry>> {
+        self.services.values()
+    }
+
+    /// The control plane's answer about an original destination.
+    #[must_use]
+    pub fn resolution(&self, address: SocketAddr) -> Option<&Resolution> {
+        self.resolutions.get(&address).map(AsRef::as_ref)
+    }
+
+    /// All answers held, in no particular order.
+    pub fn resolutions(&self) -> impl Iterator<Item = &Resolution> {
+        self.resolutions.values().map(AsRef::as_ref)
+    }
+
+    /// Endpoints whose service is not known (yet).
+    pub fn pending_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.iter().filter(|(key, _)| !self.services.contains_key(*key)).flat_map(|(_, set)| set.values())
+    }
+
+    /// The first update has been applied.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Says that nobody can be asked for more: what is not in here is proven unknown (static mode).
+    #[must_use]
+    pub fn into_complete(mut self) -> Self {
+        self.complete = true;
+        self
+    }
+}
+
+impl ServiceEntry {
+    /// A port by number.
+    #[must_use]
+    pub fn port(&self, port: u16) -> Option<&Arc<PortEntry>> {
+        self.ports.iter().find(|entry| entry.port.port.get() == port)
+    }
+}
