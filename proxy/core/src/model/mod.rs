@@ -1,6 +1,7 @@
 //! What a proxy may know, in types that cannot hold nonsense. Untrusted input becomes one of these once, in
 //! the decoder, so that nothing later re-checks. They do not derive serde: no wire format leaks inward.
 
+pub mod decode;
 mod listener;
 mod resource;
 
