@@ -43,7 +43,8 @@ fn inbound(problems: &mut Problems, path: &Path<'_>, message: &v1::InboundTarget
     if to.is_some_and(|to| to.port() == 0) {
         problems.add(&path.field("address"), "needs the application's port");
     }
-    let protocol = problems.keep(&path.field("appProtocol"), app_protocol(&message.app_protocol).ok_or(APP_PROTOCOL_FORM));
+    let protocol =
+        problems.keep(&path.field("appProtocol"), app_protocol(&message.app_protocol).ok_or(APP_PROTOCOL_FORM));
     let mode = match v1::InboundMode::try_from(message.mode) {
         Ok(v1::InboundMode::Unspecified | v1::InboundMode::Permissive) => InboundMode::Permissive,
         Ok(v1::InboundMode::Strict) => InboundMode::Strict,
@@ -53,6 +54,7 @@ fn inbound(problems: &mut Problems, path: &Path<'_>, message: &v1::InboundTarget
 }
 
 fn address(problems: &mut Problems, path: &Path<'_>, text: &str) -> Option<SocketAddr> {
-    let parsed = text.parse().map_err(|_| format!("{:?} is no IP:port such as 127.0.0.1:8080 or [::1]:8080", clip(text)));
+    let parsed =
+        text.parse().map_err(|_| format!("{:?} is no IP:port such as 127.0.0.1:8080 or [::1]:8080", clip(text)));
     problems.keep(path, parsed)
 }

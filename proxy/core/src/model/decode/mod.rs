@@ -18,7 +18,8 @@ use ipnet::IpNet;
 use weft_proto::v1;
 
 use super::{
-    AppProtocol, Endpoint, EndpointPort, Mesh, OutboundMode, Resolution, Service, ServiceKey, ServicePort, Verdict, Weight,
+    AppProtocol, Endpoint, EndpointPort, Mesh, OutboundMode, Resolution, Service, ServiceKey, ServicePort, Verdict,
+    Weight,
 };
 use crate::identity::spiffe::{SpiffeId, TrustDomain};
 pub use listener::listener;
@@ -71,7 +72,11 @@ pub fn mesh(message: &v1::Mesh) -> Result<Mesh, Problems> {
 pub fn service(message: &v1::Service) -> Result<Service, Problems> {
     let mut problems = Problems::default();
     let root = Path::root();
-    let key = service_key(&mut problems, (&root.field("namespace"), &message.namespace), (&root.field("name"), &message.name));
+    let key = service_key(
+        &mut problems,
+        (&root.field("namespace"), &message.namespace),
+        (&root.field("name"), &message.name),
+    );
     let ports_path = root.field("ports");
     if message.ports.is_empty() {
         problems.add(&ports_path, "a service needs at least one port");
@@ -143,7 +148,15 @@ pub fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, Problems> {
     let weight = problems.keep(&root.field("weight"), weight);
     let locality = text(&mut problems, &root.field("locality"), &message.locality);
     let whole = (|| {
-        Some(Endpoint { service: service?, id: id?, address: address?, ports, identity, weight: weight?, locality: locality? })
+        Some(Endpoint {
+            service: service?,
+            id: id?,
+            address: address?,
+            ports,
+            identity,
+            weight: weight?,
+            locality: locality?,
+        })
     })();
     problems.finish(whole)
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use weft_proto::v1;
 
 use super::*;
+use crate::model::ResourceId;
 
 fn check<T: std::fmt::Debug>(decoded: Result<T, Problems>, fields: &[&str]) {
     let found: Vec<String> = match &decoded {
@@ -74,7 +75,10 @@ fn endpoints() {
     let bad = v1::Endpoint {
         id: String::new(),
         address: "host".into(),
-        ports: vec![v1::EndpointPort::default(), v1::EndpointPort { service_port: 80, target_port: 65_536, captured: false }],
+        ports: vec![
+            v1::EndpointPort::default(),
+            v1::EndpointPort { service_port: 80, target_port: 65_536, captured: false },
+        ],
         spiffe_id: "spiffe://cluster.local".into(),
         weight: 1_000_001,
         locality: "a\nb".into(),
