@@ -194,7 +194,7 @@ impl Fields {
         }
         let mut index = 0;
         self.retain(|n, _| {
-            let keep = index <= first || !n.eq_ignore_ascii_case(name);
+            let keep = index == first || !n.eq_ignore_ascii_case(name);
             index += 1;
             keep
         });

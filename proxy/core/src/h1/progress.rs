@@ -60,3 +60,51 @@ impl Progress {
         self.scanned == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head in single bytes must not cost a scan of everything before for each of them.
+    #[test]
+    fn work_is_linear_in_the_head() {
+        let head = format!("GET / HTTP/1.1\r\n{}\r\n", "A: bcdef\r\n".repeat(150));
+        let (mut progress, mut tried, mut scanned) = (Progress::default(), 0, 0);
+        for end in 1..=head.len() {
+            scanned += end - progress.scanned;
+            match progress.advance(&head.as_bytes()[..end], false) {
+                Step::Try(len) => tried += len,
+                Step::Wait => {}
+            }
+        }
+        assert_eq!(scanned, head.len(), "each byte is scanned once");
+        assert!(tried <= head.len() + 20, "{tried} bytes parsed: the first byte, the first line, the head");
+    }
+
+    #[test]
+    fn finds_first_line_and_end() {
+        fn check(pieces: &[&str], expected: &[Step]) {
+            let (mut progress, mut window) = (Progress::default(), String::new());
+            let steps: Vec<Step> = pieces
+                .iter()
+                .map(|piece| {
+                    window.push_str(piece);
+                    progress.advance(window.as_bytes(), false)
+                })
+                .collect();
+            assert_eq!(steps, expected, "{pieces:?}");
+        }
+        check(&["GET"], &[Step::Try(3)]);
+        check(&["GET", " /"], &[Step::Try(3), Step::Wait]);
+        check(
+            &["G", "ET\r\n", "A: b\r\n", "\r", "\nrest"],
+            &[Step::Try(1), Step::Try(5), Step::Wait, Step::Wait, Step::Try(13)],
+        );
+        check(&["G\r\nA", ": b\r\n", "\r\n"], &[Step::Try(4), Step::Wait, Step::Try(11)]);
+        check(&["G", "\n", "\n"], &[Step::Try(1), Step::Try(2), Step::Try(3)]);
+        check(&["G", "\r\n\r\n"], &[Step::Try(1), Step::Try(5)]);
+        let mut full = Progress::default();
+        assert_eq!(full.advance(b"G", false), Step::Try(1));
+        assert_eq!(full.advance(b"GET", true), Step::Try(3), "a full window is decided at once");
+    }
+}

@@ -85,15 +85,12 @@ impl Layout {
             return Err(HeadFault::StatusCode);
         }
         let version = if response.version == Some(0) { Version::Http10 } else { Version::Http11 };
-        // The tokeniser drops a phrase with obs-text, so it is taken from the line itself; `section::collect` has
-        // then proved that the line ends with CRLF.
-        let start = "HTTP/1.1 200 ".len();
-        let line_end = head.iter().position(|b| *b == b'\n').unwrap_or_default().saturating_sub(1);
-        if head.get(line_end) != Some(&b'\r') {
-            return Err(HeadFault::BareLf);
-        }
         let mut notes = Notes::default();
         let spans = section::collect(head, response.headers, |name, value| notes.note(name, value))?;
+        // The tokeniser drops a phrase with obs-text, so it is taken from the line itself, which `collect` has proved to
+        // end with CRLF.
+        let start = "HTTP/1.1 200 ".len();
+        let line_end = head.iter().position(|b| *b == b'\n').unwrap_or_default().saturating_sub(1);
         let (framing, tunnel) = notes.response_framing(version, status, asked)?;
         Ok(Self { status, reason: start.min(line_end)..line_end, version, framing, tunnel, spans })
     }
