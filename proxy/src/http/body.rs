@@ -1,0 +1,123 @@
+//! One type for every message body on its way through the proxy.
+//!
+//! A closed enum, polled by whoever writes the body out. Bodies from a connection read only while they are polled, which
+//! is all the backpressure there is. Dropping a body before its end tells its source: an upstream exchange is cancelled,
+//! a downstream request body is left to the server, which drains or closes.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use weft_core::fault::FaultKind;
+use weft_core::fields::Fields;
+use weft_core::message::BodyFraming;
+
+use super::h1_client::H1ResponseBody;
+use super::h1_server::H1RequestBody;
+use super::h2_io::H2Body;
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Frame {
+    /// Some bytes, never empty.
+    Data(Bytes),
+    /// Trailers; the last frame.
+    Trailers(Fields),
+}
+
+/// Why a body broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyError {
+    /// Kind of fault.
+    pub fault: FaultKind,
+    /// Code of the HTTP/2 reset that broke it, to be passed on.
+    pub reset: Option<h2::Reason>,
+}
+
+impl BodyError {
+    pub(crate) const fn of(fault: FaultKind) -> Self {
+        Self { fault, reset: None }
+    }
+}
+
+/// A message body.
+#[derive(Debug, Default)]
+pub enum Body {
+    /// None, or all of it has been read.
+    #[default]
+    Empty,
+    /// Bytes at hand.
+    Full(Bytes),
+    /// A request body on an HTTP/1 downstream connection.
+    H1Request(H1RequestBody),
+    /// A response body on an HTTP/1 upstream connection.
+    H1Response(H1ResponseBody),
+    /// A body of an HTTP/2 stream, either way.
+    H2(H2Body),
+}
+
+impl Body {
+    /// A body of these bytes.
+    #[must_use]
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+    }
+
+    /// The next frame; `None` after the last, and after an error. Cancelling loses nothing.
+    pub async fn frame(&mut self) -> Option<Result<Frame, BodyError>> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// Polls for the next frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        let polled = match self {
+            Self::Empty => return Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                return Poll::Ready(Some(Ok(Frame::Data(bytes))));
+            }
+            Self::H1Request(body) => body.poll_frame(cx),
+            Self::H1Response(body) => body.poll_frame(cx),
+            Self::H2(body) => body.poll_frame(cx),
+        };
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            *self = Self::Empty;
+        }
+        polled
+    }
+
+    /// Keeps the request body of the exchange behind this response body moving while the response itself is not read,
+    /// because its reader is slow. Never completes anything.
+    pub fn poll_background(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Empty | Self::Full(_) | Self::H1Request(_) => {}
+            Self::H1Response(body) => body.poll_background(cx),
+            Self::H2(body) => body.poll_background(cx),
+        }
+    }
+
+    /// Whether it is certain that no frame follows.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) | Self::H1Response(_) => false,
+            Self::H1Request(body) => body.is_end(),
+            Self::H2(body) => body.is_end(),
+        }
+    }
+
+    /// Framing as its source announced it: the whole length where known, before anything was read.
+    #[must_use]
+    pub fn framing(&self) -> BodyFraming {
+        match self {
+            Self::Empty => BodyFraming::None,
+            Self::Full(bytes) => BodyFraming::Length(bytes.len() as u64),
+            Self::H1Request(body) => body.framing(),
+            Self::H1Response(body) => body.framing(),
+            Self::H2(body) => body.framing(),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! One HTTP/1 connection, seen from either end: stream, read buffer, pending output, decoder of the incoming body.
+//!
+//! It is shared, by `Rc<RefCell<…>>`, between whoever drives the connection and the body that is read from it. Both live in
+//! one task, every borrow ends before its `poll` returns, and the newest waker is always that task's.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWrite};
+use weft_core::h1::{BodyDecoder, BodyEncoder, BodyFault, Decoded, Limits};
+use weft_core::message::BodyFraming;
+
+use super::body::Frame;
+use super::limits::READ_BYTES_MAX;
+use super::out::Out;
+use crate::io::Stream;
+
+/// First read of a message: holds most heads. Nothing is held while a connection is idle.
+const READ_BYTES_FIRST: usize = 4 * 1024;
+
+/// A read into less room than this is not worth its system call.
+const READ_ROOM_MIN: usize = 1024;
+
+pub(crate) type Shared = Rc<RefCell<Conn>>;
+
+/// Why an incoming body broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The peer's bytes are not a body.
+    Malformed,
+    /// The connection ended or failed first.
+    Cut,
+}
+
+#[derive(Debug)]
+pub(crate) struct Conn {
+    stream: Option<Stream>,
+    limits: Limits,
+    decoder: BodyDecoder,
+    /// The peer has ended its direction.
+    eof: bool,
+    /// Bytes read and not consumed.
+    pub(crate) read: BytesMut,
+    /// Bytes to write.
+    pub(crate) out: Out,
+    /// Data bytes of the incoming body so far.
+    pub(crate) received: u64,
+}
+
+impl Conn {
+    pub(crate) fn new(mut stream: Stream, limits: Limits) -> Self {
+        // What detection has read is taken over without another read.
+        let read = BytesMut::from(stream.take_prefix());
+        let decoder = BodyDecoder::new(BodyFraming::None, limits);
+        Self { stream: Some(stream), limits, decoder, eof: false, read, out: Out::default(), received: 0 }
+    }
+
+    /// Expects a body of this framing next.
+    pub(crate) fn begin_body(&mut self, framing: BodyFraming) {
+        self.decoder = BodyDecoder::new(framing, self.limits);
+        self.received = 0;
+    }
+
+    /// Whether the incoming body has been read to its end.
+    pub(crate) const fn body_ended(&self) -> bool {
+        self.decoder.is_ended()
+    }
+
+    /// Bytes of the body that certainly follow.
+    pub(crate) const fn body_expected(&self) -> u64 {
+        self.decoder.bytes_expected()
+    }
+
+    pub(crate) const fn is_eof(&self) -> bool {
+        self.eof
+    }
+
+    /// Bytes written to the stream since it was opened.
+    pub(crate) fn written(&self) -> u64 {
+        self.stream.as_ref().map_or(0, Stream::bytes_written)
+    }
+
+    /// The stream, with what was read ahead pushed back. The connection is of no use afterwards.
+    pub(crate) fn take_stream(&mut self) -> Option<Stream> {
+        let ahead = self.read.split().freeze();
+        self.stream.take().map(|stream| if ahead.is_empty() { stream } else { stream.with_prefix(ahead) })
+    }
+
+    /// Reads more into the buffer; 0 is the peer's end. While nothing has come and nothing is held, no memory is.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        if self.eof {
+            return Poll::Ready(Ok(0));
+        }
+        if self.read.capacity() - self.read.len() < READ_ROOM_MIN {
+            let expected = usize::try_from(self.decoder.bytes_expected()).unwrap_or(READ_BYTES_MAX);
+            let more = if self.decoder.is_ended() { self.read.len() } else { expected };
+            self.read.reserve(more.clamp(READ_BYTES_FIRST, READ_BYTES_MAX));
+        }
+        let polled = pin!(stream.read_buf(&mut self.read)).poll(cx);
+        match &polled {
+            Poll::Ready(Ok(0)) => self.eof = true,
+            Poll::Pending if self.read.is_empty() => self.read = BytesMut::new(),
+            Poll::Ready(_) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    /// Notices the peer's bytes and end while nobody reads, so that a reset is seen at once. Reads ahead within bounds;
+    /// ready each time something came.
+    pub(crate) fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.eof || self.read.len() >= READ_BYTES_MAX {
+            return Poll::Pending;
+        }
+        self.poll_fill(cx)
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Some(stream) => self.out.poll_flush(stream, cx),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Some(stream) => Pin::new(stream).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Next frame of the incoming body.
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Broken>>> {
+        loop {
+            match self.decoder.decode(&mut self.read) {
+                Ok(Decoded::Data(data)) => {
+                    self.received += data.len() as u64;
+                    return Poll::Ready(Some(Ok(Frame::Data(data))));
+                }
+                Ok(Decoded::Trailers(fields)) => return Poll::Ready(Some(Ok(Frame::Trailers(fields)))),
+                Ok(Decoded::End) => return Poll::Ready(None),
+                Ok(Decoded::NeedMore) => {}
+                Err(_) => return Poll::Ready(Some(Err(Broken::Malformed))),
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if self.decoder.closed().is_ok() => return Poll::Ready(None),
+                Ok(0) | Err(_) => return Poll::Ready(Some(Err(Broken::Cut))),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Queues one piece of the outgoing body.
+    pub(crate) fn push_data(&mut self, encoder: &mut BodyEncoder, data: Bytes) -> Result<(), BodyFault> {
+        let frame = encoder.frame(data.len())?;
+        self.out.tail().extend_from_slice(frame.before());
+        self.out.push(data);
+        self.out.tail().extend_from_slice(frame.after());
+        Ok(())
+    }
+}

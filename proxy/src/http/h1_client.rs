@@ -1,0 +1,321 @@
+//! HTTP/1 toward the upstream: one connection, one exchange at a time.
+//!
+//! The request's body is pumped while the response is awaited and while its body is read, so an upstream may answer
+//! before it has read everything (RFC 9112 section 9.5). Such an answer, once complete, ends the exchange: the rest of the
+//! request is not sent and the connection is closed. A connection goes back to its [`Home`] only when both messages ended
+//! where they said and nothing followed; bytes that come without a request are never read as a response.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use weft_core::fault::FaultKind;
+use weft_core::h1::{BodyEncoder, HeadFault, Limits, ResponseParser, encode_request_head, persistent};
+use weft_core::message::{Asked, BodyFraming, ParsedResponse, RequestHead};
+use weft_core::translate::request_for_h1;
+
+use super::conn::{Broken, Conn, Shared};
+use super::limits::{INTERIM_MAX, OUT_BYTES_MAX};
+use super::{Body, BodyError, Frame, Interim, Request, Response, SendError};
+use crate::io::Stream;
+
+/// Where a connection goes that can carry another exchange; the shelf of a pool.
+///
+/// Not called when it cannot: then it is dropped, which closes it.
+pub trait Home: std::fmt::Debug {
+    /// Takes the connection back. Called from inside a poll; must not block.
+    fn give_back(&self, client: H1Client);
+}
+
+/// An upstream HTTP/1 connection with no exchange on it.
+#[derive(Debug)]
+pub struct H1Client {
+    conn: Shared,
+    limits: Limits,
+}
+
+impl H1Client {
+    /// Takes over a fresh stream. The limits bound response heads and trailers.
+    #[must_use]
+    pub fn new(stream: Stream, limits: Limits) -> Self {
+        Self { conn: Rc::new(RefCell::new(Conn::new(stream, limits))), limits }
+    }
+
+    /// Whether the connection is still silent and open, as an idle one must be; costs one read that finds nothing.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut conn = self.conn.borrow_mut();
+        conn.read.is_empty() && conn.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Ready once an idle connection ends or says something; drop it then.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.conn.borrow_mut().poll_fill(cx).map(|_| ())
+    }
+
+    /// Sends a request and awaits the head of its response, passing interim responses on.
+    ///
+    /// The head goes out as HTTP/1.1 with framing fields after the body; hop-by-hop fields are the caller's business. With
+    /// a body it leaves together with the first piece of it, if that is at hand. `home` gets the connection back.
+    /// Cancelling closes the connection.
+    ///
+    /// # Errors
+    /// See [`SendError`]: `UpstreamReset`, `UpstreamProtocol`, `UpstreamHeadTooLarge`, `DownstreamReset` and `BadBody`
+    /// for the request's body, `BadRequest` for a head that HTTP/1 cannot carry.
+    pub async fn send(
+        self,
+        request: Request,
+        interim: &Interim,
+        home: Option<Rc<dyn Home>>,
+    ) -> Result<Response, SendError> {
+        let Request { mut head, body } = request;
+        let framing = request_framing(&head, &body);
+        let encoded = request_for_h1(&mut head, framing)
+            .and_then(|()| encode_request_head(&head, self.conn.borrow_mut().out.tail()));
+        if encoded.is_err() {
+            let request = Some(Box::new(Request { head, body }));
+            return Err(SendError { fault: FaultKind::BadRequest, unsent: true, request });
+        }
+        let bodiless = framing.is_empty();
+        let mut exchange = Exchange {
+            written_before: self.conn.borrow().written(),
+            asked: Asked::by(&head),
+            parser: ResponseParser::new(self.limits),
+            pump: (!bodiless).then(|| Box::new(Pump { body, encoder: BodyEncoder::new(framing) })),
+            write_failed: false,
+            interims: 0,
+            client: self,
+        };
+        match poll_fn(|cx| exchange.poll_head(cx, interim)).await {
+            Ok(parsed) => exchange.into_response(parsed, &head, home),
+            Err(fault) => {
+                let unsent = exchange.client.conn.borrow().written() == exchange.written_before;
+                let request = (unsent && bodiless).then(|| Box::new(Request { head, body: Body::Empty }));
+                Err(SendError { fault, unsent, request })
+            }
+        }
+    }
+}
+
+/// How the request's body is framed. A request without body keeps a `content-length: 0` it came with, and no other.
+fn request_framing(head: &RequestHead, body: &Body) -> BodyFraming {
+    match body.framing() {
+        BodyFraming::None if head.fields.contains("content-length") => BodyFraming::Length(0),
+        BodyFraming::UntilClose => BodyFraming::Chunked,
+        framing @ (BodyFraming::None | BodyFraming::Length(_) | BodyFraming::Chunked) => framing,
+    }
+}
+
+/// The request body on its way.
+#[derive(Debug)]
+struct Pump {
+    body: Body,
+    encoder: BodyEncoder,
+}
+
+impl Pump {
+    /// Moves what can be moved; `Ok(true)` once all of it is queued.
+    fn poll(&mut self, conn: &RefCell<Conn>, cx: &mut Context<'_>) -> Result<bool, PumpError> {
+        loop {
+            if conn.borrow().out.len() >= OUT_BYTES_MAX {
+                let flushed = conn.borrow_mut().poll_flush(cx).map_err(|_| PumpError::Write)?;
+                if flushed.is_pending() {
+                    return Ok(false);
+                }
+            }
+            let done = match self.body.poll_frame(cx) {
+                Poll::Pending => {
+                    let polled = conn.borrow_mut().poll_flush(cx).map_err(|_| PumpError::Write);
+                    return polled.map(|_| false);
+                }
+                Poll::Ready(Some(Err(error))) => return Err(PumpError::Body(error)),
+                Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                    conn.borrow_mut().push_data(&mut self.encoder, data).map(|()| false)
+                }
+                Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
+                    self.encoder.finish(Some(&trailers), conn.borrow_mut().out.tail()).map(|()| true)
+                }
+                Poll::Ready(None) => self.encoder.finish(None, conn.borrow_mut().out.tail()).map(|()| true),
+            };
+            if done.map_err(|_| PumpError::Body(BodyError::of(FaultKind::BadBody)))? {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+enum PumpError {
+    Body(BodyError),
+    Write,
+}
+
+/// One exchange until its response head.
+struct Exchange {
+    client: H1Client,
+    parser: ResponseParser,
+    asked: Asked,
+    pump: Option<Box<Pump>>,
+    written_before: u64,
+    write_failed: bool,
+    interims: u32,
+}
+
+impl Exchange {
+    fn poll_head(&mut self, cx: &mut Context<'_>, interim: &Interim) -> Poll<Result<ParsedResponse, FaultKind>> {
+        if self.client.conn.borrow().written() == self.written_before && !self.client.conn.borrow().read.is_empty() {
+            return Poll::Ready(Err(FaultKind::UpstreamProtocol));
+        }
+        loop {
+            if let Err(error) = poll_request(&self.client.conn, &mut self.pump, &mut self.write_failed, cx) {
+                return Poll::Ready(Err(error.fault));
+            }
+            let conn = &mut *self.client.conn.borrow_mut();
+            while let Some(parsed) = self.parser.parse(&mut conn.read, self.asked).map_err(response_fault)? {
+                if parsed.tunnel || parsed.head.status >= 200 {
+                    return Poll::Ready(Ok(parsed));
+                }
+                self.interims += 1;
+                if self.interims > INTERIM_MAX {
+                    return Poll::Ready(Err(FaultKind::UpstreamProtocol));
+                }
+                interim.send(parsed.head);
+            }
+            match std::task::ready!(conn.poll_fill(cx)) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(FaultKind::UpstreamReset)),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn into_response(
+        self,
+        parsed: ParsedResponse,
+        sent: &RequestHead,
+        home: Option<Rc<dyn Home>>,
+    ) -> Result<Response, SendError> {
+        let ParsedResponse { head, framing, tunnel } = parsed;
+        if tunnel {
+            let stream = self.client.conn.borrow_mut().take_stream();
+            let upgrade = Some(Box::new(stream.ok_or(SendError::sent(FaultKind::Internal))?));
+            return Ok(Response { head, body: Body::Empty, upgrade });
+        }
+        let keep = persistent(sent, &head, framing);
+        self.client.conn.borrow_mut().begin_body(framing);
+        let mut body = H1ResponseBody {
+            conn: self.client.conn,
+            limits: self.client.limits,
+            framing,
+            pump: self.pump,
+            write_failed: self.write_failed,
+            home: home.filter(|_| keep),
+            ended: false,
+        };
+        if framing.is_empty() {
+            body.finish();
+            return Ok(Response { head, body: Body::Empty, upgrade: None });
+        }
+        Ok(Response { head, body: Body::H1Response(body), upgrade: None })
+    }
+}
+
+/// Moves the request. A connection that cannot be written may still hold an answer, so that is noted and not an error.
+fn poll_request(
+    conn: &RefCell<Conn>,
+    pump: &mut Option<Box<Pump>>,
+    write_failed: &mut bool,
+    cx: &mut Context<'_>,
+) -> Result<(), BodyError> {
+    if *write_failed {
+        return Ok(());
+    }
+    if let Some(pumping) = pump {
+        match pumping.poll(conn, cx) {
+            Ok(true) => *pump = None,
+            Ok(false) => return Ok(()),
+            Err(PumpError::Body(error)) => return Err(error),
+            Err(PumpError::Write) => {
+                *write_failed = true;
+                return Ok(());
+            }
+        }
+    }
+    if let Poll::Ready(Err(_)) = conn.borrow_mut().poll_flush(cx) {
+        *write_failed = true;
+    }
+    Ok(())
+}
+
+const fn response_fault(fault: HeadFault) -> FaultKind {
+    match fault.status() {
+        431 => FaultKind::UpstreamHeadTooLarge,
+        _ => FaultKind::UpstreamProtocol,
+    }
+}
+
+/// Body of a response on an HTTP/1 connection, with what is left of its request.
+pub struct H1ResponseBody {
+    conn: Shared,
+    limits: Limits,
+    framing: BodyFraming,
+    pump: Option<Box<Pump>>,
+    write_failed: bool,
+    home: Option<Rc<dyn Home>>,
+    ended: bool,
+}
+
+impl std::fmt::Debug for H1ResponseBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("H1ResponseBody").field("framing", &self.framing).finish_non_exhaustive()
+    }
+}
+
+impl H1ResponseBody {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Err(error) = poll_request(&self.conn, &mut self.pump, &mut self.write_failed, cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = std::task::ready!(self.conn.borrow_mut().poll_body(cx));
+        if frame.is_none() || self.conn.borrow().body_ended() {
+            self.finish();
+        }
+        Poll::Ready(frame.map(|f| f.map_err(|broken| BodyError::of(match broken {
+            Broken::Malformed => FaultKind::UpstreamProtocol,
+            Broken::Cut => FaultKind::UpstreamTruncated,
+        }))))
+    }
+
+    pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
+        if self.pump.is_some() {
+            // A broken request body is found again, and reported, when the response is read next.
+            poll_request(&self.conn, &mut self.pump, &mut self.write_failed, cx).unwrap_or_default();
+        }
+    }
+
+    pub(crate) const fn is_end(&self) -> bool {
+        self.ended
+    }
+
+    pub(crate) const fn framing(&self) -> BodyFraming {
+        self.framing
+    }
+
+    /// The response is complete: the connection goes home if the request is too and nothing follows.
+    fn finish(&mut self) {
+        self.ended = true;
+        let clean = {
+            let conn = self.conn.borrow();
+            self.pump.is_none() && !self.write_failed && conn.out.len() == 0 && conn.read.is_empty() && !conn.is_eof()
+        };
+        if let Some(home) = self.home.take()
+            && clean
+        {
+            self.conn.borrow_mut().out.release();
+            home.give_back(H1Client { conn: Rc::clone(&self.conn), limits: self.limits });
+        }
+        self.pump = None;
+    }
+}

@@ -1,0 +1,460 @@
+//! HTTP/1 toward the downstream (RFC 9112): one connection, one request at a time, responses in order.
+//!
+//! While the application works on a request the connection is watched: a reset drops the work, a plain end of the
+//! client's direction does not, because a client may close its side after a complete request and still read. What a
+//! client sends ahead is held within [`super::READ_BYTES_MAX`] and then left to TCP.
+//!
+//! A connection is reused only when the request was read to its end (CVE-2025-4366 is what happens otherwise), and it is
+//! closed in two steps, so that a client that is still sending sees the answer and not a reset (RFC 9112 section 9.6).
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use ::http::Method;
+use tokio::time::{Instant, sleep_until, timeout};
+use weft_core::fault::FaultKind;
+use weft_core::h1::{BodyEncoder, BodyFault, HeadFault, RequestParser, encode_response_head};
+use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, ResponseHead, Version};
+use weft_core::translate::response_for_h1;
+
+use super::conn::{Broken, Conn, Shared};
+use super::limits::OUT_BYTES_MAX;
+use super::{
+    Body, BodyError, ExchangeEnd, Frame, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
+    refusal_response,
+};
+use crate::io::Stream;
+use crate::runtime::drain::DrainSignal;
+
+/// Body of a request on an HTTP/1 connection.
+#[derive(Debug)]
+pub struct H1RequestBody {
+    conn: Shared,
+    framing: BodyFraming,
+}
+
+impl H1RequestBody {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        self.conn.borrow_mut().poll_body(cx).map_err(|broken| {
+            BodyError::of(match broken {
+                Broken::Malformed => FaultKind::BadBody,
+                Broken::Cut => FaultKind::DownstreamReset,
+            })
+        })
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        self.conn.borrow().body_ended()
+    }
+
+    pub(crate) const fn framing(&self) -> BodyFraming {
+        self.framing
+    }
+}
+
+/// Serves one HTTP/1 connection until it ends. Dropping the future drops the request at hand and closes.
+pub async fn serve_h1<H: Handler>(stream: Stream, limits: &HttpLimits, drain: DrainSignal, handler: &H) -> ServeEnd {
+    let conn = Rc::new(RefCell::new(Conn::new(stream, limits.message)));
+    let parser = RequestParser::new(limits.message);
+    let mut server = Server { conn, parser, limits, drain, handler, first: true };
+    loop {
+        let parsed = match server.next_head().await {
+            Ok(parsed) => parsed,
+            Err(NoHead::End(end)) => return end,
+            Err(NoHead::Refused(refusal)) => {
+                server.refuse(refusal).await;
+                return ServeEnd::Fault(refusal_fault(refusal));
+            }
+        };
+        server.first = false;
+        if let Err(end) = server.exchange(parsed).await {
+            return end;
+        }
+    }
+}
+
+/// Why there is no next request.
+enum NoHead {
+    End(ServeEnd),
+    Refused(Refused),
+}
+
+/// What refused a head.
+#[derive(Clone, Copy)]
+enum Refused {
+    Head(HeadFault),
+    Late,
+}
+
+/// What the response depends on, kept from the request.
+struct Asked {
+    keep: bool,
+    head: bool,
+    version: Version,
+    expects_continue: bool,
+}
+
+impl Asked {
+    fn by(head: &RequestHead) -> Self {
+        Self {
+            keep: head.keeps_alive(),
+            head: head.method == Method::HEAD,
+            version: head.version,
+            expects_continue: head.expects_continue(),
+        }
+    }
+}
+
+struct Server<'a, H> {
+    conn: Shared,
+    parser: RequestParser,
+    limits: &'a HttpLimits,
+    drain: DrainSignal,
+    handler: &'a H,
+    first: bool,
+}
+
+impl<H: Handler> Server<'_, H> {
+    async fn next_head(&mut self) -> Result<ParsedRequest, NoHead> {
+        let (mut deadline, mut timed_head, mut closing) = (None, false, false);
+        loop {
+            let in_head = {
+                let conn = &mut *self.conn.borrow_mut();
+                match self.parser.parse(&mut conn.read) {
+                    Ok(Some(parsed)) => return Ok(parsed),
+                    Ok(None) => {}
+                    Err(fault) => return Err(NoHead::Refused(Refused::Head(fault))),
+                }
+                let in_head = self.parser.in_head(&conn.read);
+                if conn.is_eof() {
+                    let cut = ServeEnd::Fault(FaultKind::DownstreamReset);
+                    return Err(NoHead::End(if in_head { cut } else { ServeEnd::Closed }));
+                }
+                if !in_head {
+                    conn.out.release();
+                }
+                in_head
+            };
+            if deadline.is_none() || (in_head && !timed_head) {
+                timed_head = in_head || self.first;
+                let wait = if timed_head { self.limits.head_timeout } else { self.limits.idle_timeout };
+                deadline = Some(Instant::now() + wait);
+            }
+            if !closing && !in_head && self.drain.is_draining() {
+                // A client that was about to send is served still, and told to close; the others are let go.
+                closing = true;
+                deadline = Some(Instant::now() + self.limits.linger_timeout);
+            }
+            tokio::select! {
+                biased;
+                read = poll_fn(|cx| self.conn.borrow_mut().poll_fill(cx)) => {
+                    if read.is_err() {
+                        let fault = ServeEnd::Fault(FaultKind::DownstreamReset);
+                        return Err(NoHead::End(if in_head { fault } else { ServeEnd::Closed }));
+                    }
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)) => return Err(self.late(in_head, closing)),
+                () = self.drain.draining(), if !closing && !in_head => {}
+            }
+        }
+    }
+
+    fn late(&self, in_head: bool, closing: bool) -> NoHead {
+        if in_head {
+            NoHead::Refused(Refused::Late)
+        } else if closing {
+            NoHead::End(ServeEnd::Drained)
+        } else if self.first {
+            NoHead::End(ServeEnd::Fault(FaultKind::HeadTimeout))
+        } else {
+            NoHead::End(ServeEnd::Idle)
+        }
+    }
+
+    async fn refuse(&self, refused: Refused) {
+        let fault = refusal_fault(refused);
+        let (reason, status) = match refused {
+            Refused::Head(reason) => (Some(reason), reason.status()),
+            Refused::Late => (None, fault.appearance().status),
+        };
+        let refusal = Refusal { fault, reason, version: Version::Http11, method: None, status };
+        let Response { mut head, mut body, .. } = refusal_response(&refusal);
+        self.handler.refused(&refusal);
+        let framing = body.framing();
+        response_for_h1(&mut head, framing);
+        head.fields.set("Connection", "close");
+        encode_response_head(&head, self.conn.borrow_mut().out.tail());
+        // Not for a request, so nobody is told how its writing went.
+        self.write_body(&mut body, framing, &mut 0).await.unwrap_or_default();
+        self.close().await;
+    }
+
+    async fn exchange(&mut self, parsed: ParsedRequest) -> Result<(), ServeEnd> {
+        let ParsedRequest { head, framing } = parsed;
+        let asked = Asked::by(&head);
+        self.conn.borrow_mut().begin_body(framing);
+        let body = if framing.is_empty() {
+            Body::Empty
+        } else {
+            Body::H1Request(H1RequestBody { conn: Rc::clone(&self.conn), framing })
+        };
+        let interim = match asked.version {
+            Version::Http10 => Interim::none(),
+            Version::Http11 | Version::Http2 => Interim::h1(Rc::clone(&self.conn)),
+        };
+        let handled = self.watched(self.handler.handle(Request { head, body }, &interim)).await;
+        let Some((response, ticket)) = handled else {
+            return Err(ServeEnd::Fault(FaultKind::DownstreamReset));
+        };
+        self.respond(response, ticket, &asked, interim.continued()).await
+    }
+
+    /// Runs `work` while the connection stands; `None` once it is reset or cannot be written.
+    async fn watched<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Some(done));
+                }
+                let mut conn = self.conn.borrow_mut();
+                if let Poll::Ready(Err(_)) = conn.poll_flush(cx) {
+                    return Poll::Ready(None);
+                }
+                match conn.poll_watch(cx) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(None),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    async fn respond(
+        &mut self,
+        response: Response,
+        ticket: H::Ticket,
+        asked: &Asked,
+        continued: bool,
+    ) -> Result<(), ServeEnd> {
+        let Response { mut head, mut body, upgrade } = response;
+        let framing = response_framing(&head, &body, asked, upgrade.is_some());
+        if framing == BodyFraming::None {
+            body = Body::Empty;
+        }
+        let keep = self.may_keep(&head, framing, asked, continued) && upgrade.is_none();
+        response_for_h1(&mut head, framing);
+        say_persistence(&mut head, keep, asked.version, upgrade.is_some());
+        encode_response_head(&head, self.conn.borrow_mut().out.tail());
+        let mut sent = 0;
+        let written = self.write_body(&mut body, framing, &mut sent).await;
+        let end = ExchangeEnd {
+            fault: written.err().map(|e| e.fault),
+            bytes_received: self.conn.borrow().received,
+            bytes_sent: sent,
+        };
+        if let Some(upstream) = upgrade
+            && end.fault.is_none()
+        {
+            if let Some(downstream) = self.conn.borrow_mut().take_stream().map(Box::new) {
+                Box::pin(self.handler.tunnel(ticket, *downstream, *upstream)).await;
+            }
+            return Err(ServeEnd::Tunnel);
+        }
+        self.handler.finished(ticket, end);
+        drop(body);
+        match end.fault {
+            Some(fault) => {
+                self.break_off(fault, framing).await;
+                Err(ServeEnd::Fault(fault))
+            }
+            None if keep && self.drained().await => Ok(()),
+            None => {
+                self.close().await;
+                Err(if self.drain.is_draining() { ServeEnd::Drained } else { ServeEnd::Closed })
+            }
+        }
+    }
+
+    fn may_keep(&self, head: &ResponseHead, framing: BodyFraming, asked: &Asked, continued: bool) -> bool {
+        let conn = self.conn.borrow();
+        let body_comes = conn.body_ended()
+            // A client that was not told to go on may send its body, or not: the next byte could be either.
+            || ((continued || !asked.expects_continue) && conn.body_expected() <= self.limits.drain_bytes_max);
+        asked.keep
+            && body_comes
+            && framing != BodyFraming::UntilClose
+            && !head.fields.has_token("connection", "close")
+            && !self.drain.is_draining()
+    }
+
+    /// Writes what is queued and then the body, reading it only as fast as it leaves.
+    async fn write_body(&self, body: &mut Body, framing: BodyFraming, sent: &mut u64) -> Result<(), BodyError> {
+        let mut encoder = BodyEncoder::new(framing);
+        let mut done = framing == BodyFraming::None;
+        poll_fn(|cx| {
+            loop {
+                let mut wants_more = false;
+                while !done {
+                    if self.conn.borrow().out.len() >= OUT_BYTES_MAX {
+                        body.poll_background(cx);
+                        wants_more = true;
+                        break;
+                    }
+                    let Poll::Ready(frame) = body.poll_frame(cx) else { break };
+                    done = self.queue(frame, &mut encoder, sent)?;
+                }
+                let mut conn = self.conn.borrow_mut();
+                match conn.poll_flush(cx) {
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::of(FaultKind::DownstreamReset))),
+                    Poll::Ready(Ok(())) if done => return Poll::Ready(Ok(())),
+                    Poll::Ready(Ok(())) if wants_more => continue,
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+                match conn.poll_watch(cx) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::of(FaultKind::DownstreamReset))),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Queues one frame; true when it was the last.
+    fn queue(
+        &self,
+        frame: Option<Result<Frame, BodyError>>,
+        encoder: &mut BodyEncoder,
+        sent: &mut u64,
+    ) -> Result<bool, BodyError> {
+        // A source that gives more or less than it announced is an upstream fault: downstream bodies end here.
+        let broken = |_: BodyFault| BodyError::of(FaultKind::UpstreamTruncated);
+        let mut conn = self.conn.borrow_mut();
+        match frame {
+            Some(Ok(Frame::Data(data))) => {
+                *sent += data.len() as u64;
+                conn.push_data(encoder, data).map_err(broken)?;
+                Ok(false)
+            }
+            Some(Ok(Frame::Trailers(trailers))) => {
+                encoder.finish(Some(&trailers), conn.out.tail()).map_err(broken)?;
+                Ok(true)
+            }
+            Some(Err(error)) => Err(error),
+            None => {
+                encoder.finish(None, conn.out.tail()).map_err(broken)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Reads and drops what is left of the request within bounds; false when the connection cannot be reused.
+    async fn drained(&self) -> bool {
+        if self.conn.borrow().body_ended() {
+            return true;
+        }
+        let start = self.conn.borrow().received;
+        let all = poll_fn(|cx| {
+            let mut conn = self.conn.borrow_mut();
+            loop {
+                match conn.poll_body(cx) {
+                    Poll::Ready(Some(Ok(_))) if conn.received - start <= self.limits.drain_bytes_max => {}
+                    Poll::Ready(Some(_)) => return Poll::Ready(false),
+                    Poll::Ready(None) => return Poll::Ready(true),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        timeout(self.limits.linger_timeout, all).await.unwrap_or(false)
+    }
+
+    /// Ends a response that cannot be completed, so that the client notices (RFC 9112 section 8).
+    async fn break_off(&self, fault: FaultKind, framing: BodyFraming) {
+        if fault == FaultKind::DownstreamReset {
+            return;
+        }
+        if framing == BodyFraming::UntilClose {
+            let stream = self.conn.borrow_mut().take_stream();
+            if let Some(stream) = stream {
+                stream.abort();
+            }
+            return;
+        }
+        self.close().await;
+    }
+
+    /// Closes in two steps: our direction, then, once the client has ended or the linger time is over, all of it.
+    async fn close(&self) {
+        let closing = poll_fn(|cx| {
+            let mut conn = self.conn.borrow_mut();
+            if std::task::ready!(conn.poll_flush(cx)).is_err() || std::task::ready!(conn.poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let mut dropped = 0;
+            loop {
+                conn.read.clear();
+                match conn.poll_fill(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(len)) => dropped += len,
+                    Poll::Pending => return Poll::Pending,
+                }
+                if dropped > OUT_BYTES_MAX {
+                    // Fairness: the others of this worker first.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        });
+        // Over time is the expected end with a client that does not close.
+        timeout(self.limits.linger_timeout, closing).await.unwrap_or_default();
+    }
+}
+
+/// How the response's body is framed on the wire (RFC 9112 section 6.3).
+fn response_framing(head: &ResponseHead, body: &Body, asked: &Asked, tunnel: bool) -> BodyFraming {
+    if asked.head || tunnel || matches!(head.status, 100..200 | 204 | 304) {
+        return BodyFraming::None;
+    }
+    match body.framing() {
+        BodyFraming::None => BodyFraming::Length(0),
+        framing @ (BodyFraming::Length(_) | BodyFraming::Chunked) => framing.toward(asked.version),
+        // The upstream's end is known by its connection's; ours need not end with it.
+        BodyFraming::UntilClose => BodyFraming::Chunked.toward(asked.version),
+    }
+}
+
+fn say_persistence(head: &mut ResponseHead, keep: bool, version: Version, tunnel: bool) {
+    if tunnel {
+        head.fields.remove("content-length");
+        if head.status == 101 && !head.fields.has_token("connection", "upgrade") {
+            head.fields.set("Connection", "Upgrade");
+        }
+    } else if !keep {
+        head.fields.set("Connection", "close");
+    } else if version == Version::Http10 {
+        head.fields.set("Connection", "keep-alive");
+    }
+}
+
+const fn refusal_fault(refused: Refused) -> FaultKind {
+    match refused {
+        Refused::Late => FaultKind::HeadTimeout,
+        Refused::Head(fault) => match fault.status() {
+            431 => FaultKind::HeadTooLarge,
+            414 => FaultKind::TargetTooLong,
+            417 | 501 => FaultKind::NotImplemented,
+            505 => FaultKind::VersionNotSupported,
+            _ => FaultKind::BadRequest,
+        },
+    }
+}
+
+/// Kind of fault for a refused head.
+pub(crate) const fn head_fault(fault: HeadFault) -> FaultKind {
+    refusal_fault(Refused::Head(fault))
+}

@@ -1,0 +1,225 @@
+//! HTTP/2 toward the upstream (RFC 9113): a handle that many requests share, and a task that drives the connection.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::{self, ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use weft_core::fault::FaultKind;
+use weft_core::h1::{HeadFault, Limits};
+use weft_core::message::{Asked, ParsedResponse, RequestHead};
+use weft_core::translate::{request_to_h2, response_from_h2};
+
+use super::h2_io::{H2Body, H2Sender, InFlight, Side};
+use super::keepalive::KeepAlive;
+use super::limits::INTERIM_MAX;
+use super::{Body, BodyError, H2Tunnel, HttpLimits, Interim, Request, Response, SendError};
+use crate::io::Stream;
+
+/// A handle on one upstream HTTP/2 connection. The connection closes once all handles and streams are gone.
+#[derive(Clone)]
+pub struct H2Client {
+    send: SendRequest<Bytes>,
+    in_flight: Rc<Cell<usize>>,
+    closed: Rc<Cell<bool>>,
+    limits: Limits,
+    scheme: &'static str,
+}
+
+impl std::fmt::Debug for H2Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("H2Client")
+            .field("in_flight", &self.in_flight.get())
+            .field("closed", &self.closed.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl H2Client {
+    /// Opens the connection on a stream and spawns its driver on the current `LocalSet`.
+    ///
+    /// `scheme` is `:scheme` of requests that have none, `http` or `https`.
+    ///
+    /// # Errors
+    /// `ConnectTimeout` when the peer does not take our preface within the head timeout, `UpstreamReset` otherwise.
+    pub async fn connect(stream: Stream, limits: &HttpLimits, scheme: &'static str) -> Result<Self, FaultKind> {
+        let mut builder = client::Builder::new();
+        builder
+            .enable_push(false)
+            .max_header_list_size(u32::try_from(limits.message.head_bytes_max * 2).unwrap_or(u32::MAX))
+            .initial_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_send_buffer_size(super::OUT_BYTES_MAX);
+        let opened = timeout(limits.head_timeout, builder.handshake::<_, Bytes>(stream)).await;
+        let (send, mut connection) =
+            opened.map_err(|_| FaultKind::ConnectTimeout)?.map_err(|_| FaultKind::UpstreamReset)?;
+        let in_flight = Rc::new(Cell::new(0));
+        let closed = Rc::new(Cell::new(false));
+        let mut keepalive = KeepAlive::new(connection.ping_pong(), limits);
+        let (open, over) = (Rc::clone(&in_flight), Rc::clone(&closed));
+        spawn_local(async move {
+            poll_fn(|cx| match std::pin::Pin::new(&mut connection).poll(cx) {
+                Poll::Ready(_) => Poll::Ready(()),
+                Poll::Pending => keepalive.poll(cx, open.get() > 0),
+            })
+            .await;
+            over.set(true);
+        });
+        Ok(Self { send, in_flight, closed, limits: limits.message, scheme })
+    }
+
+    /// Streams open now, through all handles.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Streams the peer allows at once.
+    #[must_use]
+    pub fn streams_max(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+
+    /// Whether a new stream can be opened here at all: no GOAWAY seen, connection alive. Says nothing about the limit of
+    /// concurrent streams.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        !self.closed.get()
+            && !matches!(
+                self.send.clone().poll_ready(&mut Context::from_waker(std::task::Waker::noop())),
+                Poll::Ready(Err(_))
+            )
+    }
+
+    /// Sends a request and awaits the head of its response, passing interim responses on. Waits for a free stream first.
+    /// Cancelling resets the stream.
+    ///
+    /// # Errors
+    /// See [`SendError`]; `unsent` for REFUSED_STREAM and for streams that GOAWAY leaves out.
+    pub async fn send(&self, request: Request, interim: &Interim) -> Result<Response, SendError> {
+        let unsent = |fault, request| SendError { fault, unsent: true, request: Some(Box::new(request)) };
+        let Ok(converted) = request_to_h2(&request.head, self.scheme) else {
+            return Err(unsent(FaultKind::BadRequest, request));
+        };
+        let mut handle = self.send.clone();
+        if poll_fn(|cx| handle.poll_ready(cx)).await.is_err() {
+            return Err(unsent(FaultKind::UpstreamReset, request));
+        }
+        let held = InFlight::begin(&self.in_flight);
+        let asked = Asked::by(&request.head);
+        let empty = request.body.is_end() && !asked.connect;
+        let (response, stream) = match handle.send_request(converted, empty) {
+            Ok(started) => started,
+            Err(_) => return Err(unsent(FaultKind::UpstreamReset, request)),
+        };
+        drop(handle);
+        let Request { head, body } = request;
+        let sender = (!empty).then(|| Box::new(H2Sender::new(stream, body, Side::Upstream)));
+        let exchange = Exchange { response, sender, tunnelling: asked.connect, interims: 0 };
+        self.finish(exchange, head, asked, interim, held).await
+    }
+
+    async fn finish(
+        &self,
+        mut exchange: Exchange,
+        head: RequestHead,
+        asked: Asked,
+        interim: &Interim,
+        held: InFlight,
+    ) -> Result<Response, SendError> {
+        let bodiless = exchange.sender.is_none();
+        let answered = poll_fn(|cx| exchange.poll_head(cx, asked, &self.limits, interim)).await;
+        let (parts, recv) = answered.map_err(|failed| failed.into_error(head, bodiless))?;
+        let ended = recv.is_end_stream();
+        let ParsedResponse { head, framing, tunnel } =
+            response_from_h2(&parts, asked, ended, &self.limits).map_err(|e| SendError::sent(response_fault(e)))?;
+        if let (true, Some(sender)) = (tunnel, exchange.sender.take_if(|_| tunnel)) {
+            let tunnel = H2Tunnel::new(sender.into_stream(), recv, Some(held));
+            return Ok(Response { head, body: Body::Empty, upgrade: Some(Box::new(Stream::h2_tunnel(tunnel))) });
+        }
+        if ended {
+            return Ok(Response::new(head));
+        }
+        let body = H2Body::new(recv, Side::Upstream, framing, self.limits).with_request(exchange.sender, held);
+        Ok(Response { head, body: Body::H2(body), upgrade: None })
+    }
+}
+
+/// One exchange until its response head.
+struct Exchange {
+    response: ResponseFuture,
+    sender: Option<Box<H2Sender>>,
+    tunnelling: bool,
+    interims: u32,
+}
+
+impl Exchange {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: Asked,
+        limits: &Limits,
+        interim: &Interim,
+    ) -> Poll<Result<(::http::response::Parts, RecvStream), Failed>> {
+        if !self.tunnelling
+            && let Some(sender) = &mut self.sender
+            && let Poll::Ready(outcome) = sender.poll(cx)
+        {
+            self.sender = None;
+            match outcome {
+                // The upstream stopped reading; what it answered tells why.
+                Err(error) if error.fault != FaultKind::UpstreamReset => {
+                    return Poll::Ready(Err(Failed::Request(error)));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        while let Poll::Ready(Some(hint)) = self.response.poll_informational(cx) {
+            let (parts, ()) = hint.map_err(Failed::Stream)?.into_parts();
+            self.interims += 1;
+            let parsed = response_from_h2(&parts, asked, false, limits).map_err(Failed::Head)?;
+            if self.interims > INTERIM_MAX {
+                return Poll::Ready(Err(Failed::Head(HeadFault::StatusCode)));
+            }
+            interim.send(parsed.head);
+        }
+        let response = std::task::ready!(std::pin::Pin::new(&mut self.response).poll(cx)).map_err(Failed::Stream)?;
+        Poll::Ready(Ok(response.into_parts()))
+    }
+}
+
+/// Why there is no response head.
+enum Failed {
+    Request(BodyError),
+    Stream(h2::Error),
+    Head(HeadFault),
+}
+
+impl Failed {
+    fn into_error(self, head: RequestHead, bodiless: bool) -> SendError {
+        match self {
+            Self::Request(error) => SendError::sent(error.fault),
+            Self::Head(fault) => SendError::sent(response_fault(fault)),
+            Self::Stream(error) => {
+                let refused = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
+                // The crate fails only streams above the last one that GOAWAY names with a remote GOAWAY.
+                let unsent = refused || (error.is_go_away() && error.is_remote());
+                let fault = if error.is_library() { FaultKind::UpstreamProtocol } else { FaultKind::UpstreamReset };
+                let request = (unsent && bodiless).then(|| Box::new(Request { head, body: Body::Empty }));
+                SendError { fault, unsent, request }
+            }
+        }
+    }
+}
+
+const fn response_fault(fault: HeadFault) -> FaultKind {
+    match fault.status() {
+        431 => FaultKind::UpstreamHeadTooLarge,
+        _ => FaultKind::UpstreamProtocol,
+    }
+}

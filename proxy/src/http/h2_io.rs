@@ -1,0 +1,222 @@
+//! Bodies on HTTP/2 streams, the same for both ends of a stream.
+//!
+//! Receive windows are given back as pieces are handed on, and a piece is only asked for when the one before has left, so
+//! a slow reader closes the window of a fast writer. Resets keep their code across the proxy.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use weft_core::fault::FaultKind;
+use weft_core::h1::Limits;
+use weft_core::message::BodyFraming;
+use weft_core::translate::{trailers_from_h2, trailers_to_h2};
+
+use super::{Body, BodyError, Frame};
+
+/// Which peer sends the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Downstream,
+    Upstream,
+}
+
+impl Side {
+    fn error(self, error: &h2::Error) -> BodyError {
+        let fault = match self {
+            Self::Downstream => FaultKind::DownstreamReset,
+            Self::Upstream if error.is_reset() => FaultKind::UpstreamReset,
+            Self::Upstream => FaultKind::UpstreamTruncated,
+        };
+        BodyError { fault, reset: error.reason().filter(|_| error.is_reset()) }
+    }
+}
+
+/// Code for resetting a stream whose body broke: the peer's own where it gave one.
+pub(crate) fn reset_reason(error: BodyError) -> Reason {
+    error.reset.unwrap_or(match error.fault {
+        FaultKind::DownstreamReset => Reason::CANCEL,
+        _ => Reason::INTERNAL_ERROR,
+    })
+}
+
+/// Body arriving on an HTTP/2 stream. A response's also carries what is left of its request.
+pub struct H2Body {
+    recv: RecvStream,
+    side: Side,
+    framing: BodyFraming,
+    limits: Limits,
+    received: Rc<Cell<u64>>,
+    request: Option<Box<H2Sender>>,
+    held: Option<InFlight>,
+}
+
+impl std::fmt::Debug for H2Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("H2Body").field("side", &self.side).field("framing", &self.framing).finish_non_exhaustive()
+    }
+}
+
+impl H2Body {
+    pub(crate) fn new(recv: RecvStream, side: Side, framing: BodyFraming, limits: Limits) -> Self {
+        Self { recv, side, framing, limits, received: Rc::default(), request: None, held: None }
+    }
+
+    /// Counts data bytes there.
+    pub(crate) fn counting(mut self, received: Rc<Cell<u64>>) -> Self {
+        self.received = received;
+        self
+    }
+
+    /// Keeps the request moving along, and its stream counted, until the response ends.
+    pub(crate) fn with_request(mut self, request: Option<Box<H2Sender>>, held: InFlight) -> Self {
+        self.request = request;
+        self.held = Some(held);
+        self
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        if let Some(Err(error)) = self.poll_request(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let side = self.side;
+        while let Some(data) = ready!(self.recv.poll_data(cx)) {
+            let data = data.map_err(|e| side.error(&e))?;
+            self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
+            if !data.is_empty() {
+                self.received.set(self.received.get() + data.len() as u64);
+                return Poll::Ready(Some(Ok(Frame::Data(data))));
+            }
+        }
+        let trailers = ready!(self.recv.poll_trailers(cx)).map_err(|e| side.error(&e))?;
+        Poll::Ready(trailers.map(|map| {
+            trailers_from_h2(&map, &self.limits).map(Frame::Trailers).map_err(|_| {
+                BodyError::of(match side {
+                    Side::Downstream => FaultKind::BadBody,
+                    Side::Upstream => FaultKind::UpstreamProtocol,
+                })
+            })
+        }))
+    }
+
+    pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
+        // A broken request body has reset the stream; the next read reports it.
+        self.poll_request(cx).unwrap_or(Ok(())).unwrap_or_default();
+    }
+
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Option<Result<(), BodyError>> {
+        match self.request.as_mut()?.poll(cx) {
+            Poll::Pending => None,
+            Poll::Ready(outcome) => {
+                self.request = None;
+                // An upstream that stops reading has its response say why.
+                Some(outcome.or_else(|e| if e.fault == FaultKind::UpstreamReset { Ok(()) } else { Err(e) }))
+            }
+        }
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        self.recv.is_end_stream()
+    }
+
+    pub(crate) const fn framing(&self) -> BodyFraming {
+        self.framing
+    }
+}
+
+/// A body leaving on an HTTP/2 stream.
+pub(crate) struct H2Sender {
+    stream: SendStream<Bytes>,
+    body: Body,
+    pending: Bytes,
+    to: Side,
+    sent: u64,
+}
+
+impl H2Sender {
+    pub(crate) const fn new(stream: SendStream<Bytes>, body: Body, to: Side) -> Self {
+        Self { stream, body, pending: Bytes::new(), to, sent: 0 }
+    }
+
+    /// Data bytes handed to the connection.
+    pub(crate) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Moves the body within the peer's window, one piece at a time. On an error the stream has been reset.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let to = self.to;
+        let gone = |error: h2::Error| BodyError {
+            fault: if to == Side::Upstream { FaultKind::UpstreamReset } else { FaultKind::DownstreamReset },
+            reset: error.reason(),
+        };
+        loop {
+            if !self.pending.is_empty() {
+                self.stream.reserve_capacity(self.pending.len());
+                let room = match self.stream.capacity() {
+                    0 => match self.stream.poll_capacity(cx) {
+                        Poll::Pending => {
+                            self.body.poll_background(cx);
+                            return Poll::Pending;
+                        }
+                        Poll::Ready(None) => return Poll::Ready(Err(gone(Reason::CANCEL.into()))),
+                        Poll::Ready(Some(room)) => room.map_err(gone)?,
+                    },
+                    room => room,
+                };
+                let piece = self.pending.split_to(room.min(self.pending.len()));
+                self.sent += piece.len() as u64;
+                let last = self.pending.is_empty() && self.body.is_end();
+                self.stream.send_data(piece, last).map_err(gone)?;
+                if last {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            let frame = match self.body.poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    return match self.stream.poll_reset(cx) {
+                        Poll::Ready(reason) => Poll::Ready(Err(gone(reason.map_or_else(|e| e, Into::into)))),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+            };
+            match frame {
+                Some(Ok(Frame::Data(data))) => self.pending = data,
+                Some(Ok(Frame::Trailers(trailers))) => {
+                    return Poll::Ready(self.stream.send_trailers(trailers_to_h2(&trailers)).map_err(gone));
+                }
+                Some(Err(error)) => {
+                    self.stream.send_reset(reset_reason(error));
+                    return Poll::Ready(Err(error));
+                }
+                None => return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(gone)),
+            }
+        }
+    }
+
+    /// The bare stream, for a tunnel.
+    pub(crate) fn into_stream(self) -> SendStream<Bytes> {
+        self.stream
+    }
+}
+
+/// Counts one stream as open while it lives.
+#[derive(Debug)]
+pub(crate) struct InFlight(Rc<Cell<usize>>);
+
+impl InFlight {
+    pub(crate) fn begin(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}

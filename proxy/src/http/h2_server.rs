@@ -1,0 +1,207 @@
+//! HTTP/2 toward the downstream (RFC 9113), on the `h2` crate: a task per stream, all on the connection's worker.
+//!
+//! The crate bounds frames, CONTINUATION, SETTINGS and resets; here the concurrent streams, head sizes and windows are set
+//! and heads are checked as HTTP/1 heads are. A head that is refused costs its stream, not the connection.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use ::http::Method;
+use bytes::Bytes;
+use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use weft_core::fault::FaultKind;
+use weft_core::h1::HeadFault;
+use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, Version};
+use weft_core::translate::{request_from_h2, response_to_h2};
+
+use super::h1_server::head_fault;
+use super::h2_io::{H2Body, H2Sender, InFlight, Side};
+use super::keepalive::KeepAlive;
+use super::{
+    Body, BodyError, ExchangeEnd, H2Tunnel, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
+    refusal_response,
+};
+use crate::io::Stream;
+use crate::runtime::drain::DrainSignal;
+
+/// The crate counts a field as name, value and 32 bytes (RFC 9113 section 6.5.2) and before cookie crumbs are joined, so
+/// its bound is above ours; ours is applied to the checked head.
+fn header_list_max(limits: &HttpLimits) -> u32 {
+    u32::try_from(limits.message.head_bytes_max.saturating_add(limits.message.fields_max * 32)).unwrap_or(u32::MAX)
+}
+
+/// Serves one HTTP/2 connection until it ends; needs a `LocalSet` for the tasks of its streams.
+///
+/// While draining, GOAWAY tells the client to go elsewhere and streams finish. Dropping the future closes the connection,
+/// which resets its streams.
+pub async fn serve_h2<H: Handler + 'static>(
+    stream: Stream,
+    limits: &Rc<HttpLimits>,
+    drain: DrainSignal,
+    handler: &Rc<H>,
+) -> ServeEnd {
+    let mut builder = server::Builder::new();
+    builder
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(header_list_max(limits))
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_pending_accept_reset_streams(limits.pending_resets_max)
+        .max_send_buffer_size(super::OUT_BYTES_MAX);
+    let mut connection = match timeout(limits.head_timeout, builder.handshake::<_, Bytes>(stream)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) if error.is_io() => return ServeEnd::Fault(FaultKind::DownstreamReset),
+        Ok(Err(_)) => return ServeEnd::Fault(FaultKind::BadRequest),
+        Err(_) => return ServeEnd::Fault(FaultKind::HeadTimeout),
+    };
+    let mut keepalive = KeepAlive::new(connection.ping_pong(), limits);
+    let mut draining = pin!(drain.draining());
+    let mut told = false;
+    let open = Rc::new(Cell::new(0));
+    loop {
+        let next = poll_fn(|cx| {
+            if !told && draining.as_mut().poll(cx).is_ready() {
+                told = true;
+                connection.graceful_shutdown();
+            }
+            match connection.poll_accept(cx) {
+                Poll::Ready(next) => Poll::Ready(Next::Stream(next)),
+                Poll::Pending => keepalive.poll(cx, open.get() > 0).map(|()| Next::PeerGone),
+            }
+        });
+        match next.await {
+            Next::Stream(Some(Ok((request, respond)))) => {
+                let held = InFlight::begin(&open);
+                spawn_local(serve_stream(request, respond, Rc::clone(limits), Rc::clone(handler), held));
+            }
+            Next::Stream(Some(Err(error))) => {
+                let clean = error.reason() == Some(Reason::NO_ERROR);
+                return if clean { ServeEnd::Closed } else { ServeEnd::Fault(FaultKind::DownstreamReset) };
+            }
+            Next::Stream(None) => return if told { ServeEnd::Drained } else { ServeEnd::Closed },
+            Next::PeerGone => return ServeEnd::Fault(FaultKind::IdleTimeout),
+        }
+    }
+}
+
+type Accepted = (::http::Request<RecvStream>, SendResponse<Bytes>);
+
+enum Next {
+    Stream(Option<Result<Accepted, h2::Error>>),
+    PeerGone,
+}
+
+async fn serve_stream<H: Handler>(
+    request: ::http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    limits: Rc<HttpLimits>,
+    handler: Rc<H>,
+    held: InFlight,
+) {
+    let (parts, recv) = request.into_parts();
+    let ended = recv.is_end_stream();
+    match request_from_h2(&parts, None, ended, &limits.message) {
+        Ok(parsed) => exchange(parsed, recv, respond, &limits, &*handler).await,
+        Err(reason) => refuse(reason, parts.method, respond, &*handler),
+    }
+    drop(held);
+}
+
+fn refuse<H: Handler>(reason: HeadFault, method: Method, mut respond: SendResponse<Bytes>, handler: &H) {
+    let fault = head_fault(reason);
+    let refusal =
+        Refusal { fault, reason: Some(reason), version: Version::Http2, method: Some(method), status: reason.status() };
+    handler.refused(&refusal);
+    let Response { head, body, .. } = refusal_response(&refusal);
+    let sent = response_to_h2(&head).map_err(|_| ()).and_then(|response| {
+        let mut stream = respond.send_response(response, false).map_err(|_| ())?;
+        let text = if let Body::Full(text) = body { text } else { Bytes::new() };
+        stream.send_data(text, true).map_err(|_| ())
+    });
+    // Otherwise the stream is gone already.
+    if sent.is_ok() {
+        respond.send_reset(Reason::NO_ERROR);
+    }
+}
+
+async fn exchange<H: Handler>(
+    parsed: ParsedRequest,
+    recv: RecvStream,
+    respond: SendResponse<Bytes>,
+    limits: &HttpLimits,
+    handler: &H,
+) {
+    let ParsedRequest { head, framing } = parsed;
+    let received = Rc::new(Cell::new(0));
+    let mut connect = None;
+    let head_only = head.method == Method::HEAD;
+    let body = if head.method == Method::CONNECT {
+        connect = Some(recv);
+        Body::Empty
+    } else if framing == BodyFraming::None {
+        Body::Empty
+    } else {
+        let body = H2Body::new(recv, Side::Downstream, framing, limits.message);
+        Body::H2(body.counting(Rc::clone(&received)))
+    };
+    let interim = Interim::h2(respond);
+    let Some((response, ticket)) = handled(head, body, &interim, handler).await else { return };
+    let Some(respond) = interim.into_h2() else { return };
+    let (sent, outcome) = answer(response, head_only, respond, connect, (ticket, handler)).await;
+    if let Some((ticket, error)) = outcome {
+        let fault = error.map(|e| e.fault);
+        handler.finished(ticket, ExchangeEnd { fault, bytes_received: received.get(), bytes_sent: sent });
+    }
+}
+
+/// The handler's answer; `None` when the client resets first, which drops the handler.
+async fn handled<H: Handler>(
+    head: RequestHead,
+    body: Body,
+    interim: &Interim,
+    handler: &H,
+) -> Option<(Response, H::Ticket)> {
+    let mut work = pin!(handler.handle(Request { head, body }, interim));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => interim.poll_reset(cx).map(|()| None),
+    })
+    .await
+}
+
+/// Sends the response; gives the ticket back unless the stream became a tunnel.
+async fn answer<H: Handler>(
+    response: Response,
+    head_only: bool,
+    mut respond: SendResponse<Bytes>,
+    connect: Option<RecvStream>,
+    (ticket, handler): (H::Ticket, &H),
+) -> (u64, Option<(H::Ticket, Option<BodyError>)>) {
+    let Response { head, body, upgrade } = response;
+    let Ok(converted) = response_to_h2(&head) else {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return (0, Some((ticket, Some(BodyError::of(FaultKind::UpstreamProtocol)))));
+    };
+    let body = if head_only || matches!(head.status, 204 | 304) { Body::Empty } else { body };
+    let empty = body.is_end() && upgrade.is_none();
+    let Ok(send) = respond.send_response(converted, empty) else {
+        return (0, Some((ticket, Some(BodyError::of(FaultKind::DownstreamReset)))));
+    };
+    if let (Some(upstream), Some(recv)) = (upgrade, connect) {
+        let downstream = Stream::h2_tunnel(H2Tunnel::new(send, recv, None));
+        Box::pin(handler.tunnel(ticket, downstream, *upstream)).await;
+        return (0, None);
+    }
+    if empty {
+        return (0, Some((ticket, None)));
+    }
+    let mut sender = H2Sender::new(send, body, Side::Downstream);
+    let outcome = poll_fn(|cx| sender.poll(cx)).await;
+    (sender.sent(), Some((ticket, outcome.err())))
+}

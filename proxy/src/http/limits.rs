@@ -1,0 +1,69 @@
+//! Bounds of HTTP connections.
+
+use std::time::Duration;
+
+use weft_core::h1::Limits;
+
+/// Most bytes read ahead of what is consumed, apart from a message head. Two TLS records.
+pub const READ_BYTES_MAX: usize = 32 * 1024;
+
+/// Output that waits for the peer; a body is not polled for more until it is below this.
+pub const OUT_BYTES_MAX: usize = 64 * 1024;
+
+/// Interim responses relayed for one request. A handful is normal (one 100, some 103); more is an upstream gone wild.
+pub(crate) const INTERIM_MAX: u32 = 32;
+
+/// Bounds that apply to one HTTP connection, each with its default.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// Heads and trailers: 96 KiB, 200 fields.
+    pub message: Limits,
+    /// From the first byte of a head (for the first request: from the start) to its end: 10 s. Then 408.
+    pub head_timeout: Duration,
+    /// Between requests on a kept-alive connection: 10 min.
+    pub idle_timeout: Duration,
+    /// Body bytes of a request nobody read that are read and dropped to keep the connection: 64 KiB. Beyond it closes.
+    pub drain_bytes_max: u64,
+    /// How long such a body, or the peer's end of a connection we close, is waited for: 2 s.
+    pub linger_timeout: Duration,
+    /// Concurrent streams a downstream may open: 100.
+    pub streams_max: u32,
+    /// Resets of streams not accepted yet before the connection is closed for rapid reset: 20.
+    pub pending_resets_max: usize,
+    /// Receive window of one HTTP/2 stream: 256 KiB.
+    pub stream_window: u32,
+    /// Receive window of an HTTP/2 connection: 1 MiB.
+    pub connection_window: u32,
+    /// PING this often while streams are open: 10 s.
+    pub ping_interval: Duration,
+    /// A PING must be answered within: 3 s.
+    pub ping_timeout: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            message: Limits::default(),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(600),
+            drain_bytes_max: 64 * 1024,
+            linger_timeout: Duration::from_secs(2),
+            streams_max: 100,
+            pending_resets_max: 20,
+            stream_window: 256 * 1024,
+            connection_window: 1024 * 1024,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+impl HttpLimits {
+    /// For links between sidecars, which share one connection among many clients: one client that cancels all it asked
+    /// for must not close the connection of everyone, so as many resets are borne as there can be streams, twice.
+    #[must_use]
+    pub fn between_sidecars() -> Self {
+        let base = Self::default();
+        Self { pending_resets_max: base.streams_max as usize * 2, ..base }
+    }
+}

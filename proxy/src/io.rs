@@ -1,0 +1,258 @@
+//! The one byte stream of the data path: a socket, TLS over a socket, or a tunnel through an HTTP/2 stream.
+//!
+//! A closed enum instead of a trait object: reads and writes are direct calls, and vectored writes reach the socket, so a
+//! head and the first piece of its body leave in one system call. Bytes that protocol detection has read are pushed back
+//! and come out first. Byte counters are plain fields: a `Stream` holds no `Rc`, so it can move to another worker.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+
+use crate::http::H2Tunnel;
+
+/// A connection, whatever carries it.
+///
+/// Dropping it closes it. `poll_shutdown` closes the sending side only (TLS says `close_notify` first); reading goes on.
+#[derive(Debug)]
+pub struct Stream {
+    inner: Inner,
+    prefix: Bytes,
+    read: u64,
+    written: u64,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Plain(TcpStream),
+    TlsServer(Box<server::TlsStream<TcpStream>>),
+    TlsClient(Box<client::TlsStream<TcpStream>>),
+    H2(Box<H2Tunnel>),
+}
+
+impl Stream {
+    /// A socket without TLS.
+    #[must_use]
+    pub fn plain(socket: TcpStream) -> Self {
+        Self::new(Inner::Plain(socket))
+    }
+
+    /// A connection whose TLS handshake we answered.
+    #[must_use]
+    pub fn tls_server(tls: server::TlsStream<TcpStream>) -> Self {
+        Self::new(Inner::TlsServer(Box::new(tls)))
+    }
+
+    /// A connection whose TLS handshake we began.
+    #[must_use]
+    pub fn tls_client(tls: client::TlsStream<TcpStream>) -> Self {
+        Self::new(Inner::TlsClient(Box::new(tls)))
+    }
+
+    /// The bytes of one HTTP/2 CONNECT stream.
+    #[must_use]
+    pub fn h2_tunnel(tunnel: H2Tunnel) -> Self {
+        Self::new(Inner::H2(Box::new(tunnel)))
+    }
+
+    const fn new(inner: Inner) -> Self {
+        Self { inner, prefix: Bytes::new(), read: 0, written: 0 }
+    }
+
+    /// Pushes bytes back that were read from this stream already: they are read again first, ahead of bytes pushed back
+    /// earlier.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.read = self.read.saturating_sub(bytes.len() as u64);
+        self.prefix = if self.prefix.is_empty() {
+            bytes
+        } else {
+            let mut both = Vec::with_capacity(bytes.len() + self.prefix.len());
+            both.extend_from_slice(&bytes);
+            both.extend_from_slice(&self.prefix);
+            Bytes::from(both)
+        };
+    }
+
+    /// As [`Self::unread`], for chaining.
+    #[must_use]
+    pub fn with_prefix(mut self, bytes: Bytes) -> Self {
+        self.unread(bytes);
+        self
+    }
+
+    /// Bytes that were pushed back and not read since.
+    #[must_use]
+    pub const fn prefix(&self) -> &Bytes {
+        &self.prefix
+    }
+
+    /// Takes the bytes that were pushed back.
+    pub fn take_prefix(&mut self) -> Bytes {
+        self.read = self.read.saturating_add(self.prefix.len() as u64);
+        std::mem::take(&mut self.prefix)
+    }
+
+    /// Bytes of application data read so far; those pushed back count when they are read again.
+    #[must_use]
+    pub const fn bytes_read(&self) -> u64 {
+        self.read
+    }
+
+    /// Bytes of application data written so far.
+    #[must_use]
+    pub const fn bytes_written(&self) -> u64 {
+        self.written
+    }
+
+    /// The socket below; none for a tunnel through HTTP/2.
+    #[must_use]
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match &self.inner {
+            Inner::Plain(socket) => Some(socket),
+            Inner::TlsServer(tls) => Some(tls.get_ref().0),
+            Inner::TlsClient(tls) => Some(tls.get_ref().0),
+            Inner::H2(_) => None,
+        }
+    }
+
+    /// Whether the bytes on the socket are the application's own, so that they may be spliced.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        matches!(self.inner, Inner::Plain(_))
+    }
+
+    /// The socket itself, if there is no TLS and nothing was pushed back; otherwise the stream unchanged.
+    ///
+    /// # Errors
+    /// The stream, when it is more than a socket.
+    pub fn into_socket(self) -> Result<TcpStream, Box<Self>> {
+        if !self.prefix.is_empty() {
+            return Err(Box::new(self));
+        }
+        match self.inner {
+            Inner::Plain(socket) => Ok(socket),
+            inner @ (Inner::TlsServer(_) | Inner::TlsClient(_) | Inner::H2(_)) => Err(Box::new(Self { inner, ..self })),
+        }
+    }
+
+    /// State of the TLS connection, when there is one.
+    #[must_use]
+    pub fn tls(&self) -> Option<TlsState<'_>> {
+        match &self.inner {
+            Inner::TlsServer(tls) => Some(TlsState::Server(tls.get_ref().1)),
+            Inner::TlsClient(tls) => Some(TlsState::Client(tls.get_ref().1)),
+            Inner::Plain(_) | Inner::H2(_) => None,
+        }
+    }
+
+    /// Makes the peer see a reset instead of an orderly end when the stream is dropped.
+    ///
+    /// For a message that ends with the connection but broke off: only a reset tells the peer that it is not whole (RFC
+    /// 9112 section 8). Failing to arm it is harmless: the peer then sees an orderly end.
+    pub fn abort(mut self) {
+        match &mut self.inner {
+            Inner::H2(tunnel) => tunnel.reset(),
+            Inner::Plain(_) | Inner::TlsServer(_) | Inner::TlsClient(_) => {
+                if let Some(socket) = self.socket() {
+                    socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)).unwrap_or_default();
+                }
+            }
+        }
+    }
+}
+
+/// TLS state of one side.
+#[derive(Clone, Copy, Debug)]
+pub enum TlsState<'a> {
+    /// We answered the handshake.
+    Server(&'a rustls::ServerConnection),
+    /// We began the handshake.
+    Client(&'a rustls::ClientConnection),
+}
+
+macro_rules! forward {
+    ($self:ident, $io:ident => $call:expr) => {
+        match &mut $self.inner {
+            Inner::Plain(io) => {
+                let $io = Pin::new(io);
+                $call
+            }
+            Inner::TlsServer(io) => {
+                let $io = Pin::new(io.as_mut());
+                $call
+            }
+            Inner::TlsClient(io) => {
+                let $io = Pin::new(io.as_mut());
+                $call
+            }
+            Inner::H2(io) => {
+                let $io = Pin::new(io.as_mut());
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.prefix.is_empty() {
+            let len = this.prefix.len().min(buf.remaining());
+            buf.put_slice(this.prefix.get(..len).unwrap_or_default());
+            this.prefix.advance(len);
+            this.read += len as u64;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let outcome = forward!(this, io => io.poll_read(cx, buf));
+        this.read += buf.filled().len().saturating_sub(before) as u64;
+        outcome
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let outcome = forward!(this, io => io.poll_write(cx, buf));
+        if let Poll::Ready(Ok(len)) = outcome {
+            this.written += len as u64;
+        }
+        outcome
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let outcome = forward!(this, io => io.poll_write_vectored(cx, bufs));
+        if let Poll::Ready(Ok(len)) = outcome {
+            this.written += len as u64;
+        }
+        outcome
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.inner {
+            Inner::Plain(io) => io.is_write_vectored(),
+            Inner::TlsServer(io) => io.is_write_vectored(),
+            Inner::TlsClient(io) => io.is_write_vectored(),
+            Inner::H2(_) => false,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        forward!(this, io => io.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        forward!(this, io => io.poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,3 @@
+//! The process as a runtime: workers, and how they end.
+
+pub mod drain;
