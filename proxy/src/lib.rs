@@ -8,9 +8,12 @@ pub mod clock;
 pub mod diagnostics;
 pub mod doors;
 pub mod entropy;
+pub mod http;
 pub mod identity;
+pub mod io;
 pub mod log;
 pub mod registration;
+pub mod runtime;
 pub mod telemetry;
 
 /// Version of this build.

@@ -103,8 +103,9 @@ impl Body {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Full(_) | Self::H1Response(_) => false,
+            Self::Full(_) => false,
             Self::H1Request(body) => body.is_end(),
+            Self::H1Response(body) => body.is_end(),
             Self::H2(body) => body.is_end(),
         }
     }

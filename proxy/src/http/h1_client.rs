@@ -78,8 +78,9 @@ impl H1Client {
             return Err(SendError { fault: FaultKind::BadRequest, unsent: true, request });
         }
         let bodiless = framing.is_empty();
+        let written_before = self.conn.borrow().written();
         let mut exchange = Exchange {
-            written_before: self.conn.borrow().written(),
+            written_before,
             asked: Asked::by(&head),
             parser: ResponseParser::new(self.limits),
             pump: (!bodiless).then(|| Box::new(Pump { body, encoder: BodyEncoder::new(framing) })),
@@ -126,8 +127,9 @@ impl Pump {
             }
             let done = match self.body.poll_frame(cx) {
                 Poll::Pending => {
-                    let polled = conn.borrow_mut().poll_flush(cx).map_err(|_| PumpError::Write);
-                    return polled.map(|_| false);
+                    // Pending or not: the source wakes us, and so does the socket when it takes more.
+                    let failed = matches!(conn.borrow_mut().poll_flush(cx), Poll::Ready(Err(_)));
+                    return if failed { Err(PumpError::Write) } else { Ok(false) };
                 }
                 Poll::Ready(Some(Err(error))) => return Err(PumpError::Body(error)),
                 Poll::Ready(Some(Ok(Frame::Data(data)))) => {
@@ -282,10 +284,14 @@ impl H1ResponseBody {
         if frame.is_none() || self.conn.borrow().body_ended() {
             self.finish();
         }
-        Poll::Ready(frame.map(|f| f.map_err(|broken| BodyError::of(match broken {
-            Broken::Malformed => FaultKind::UpstreamProtocol,
-            Broken::Cut => FaultKind::UpstreamTruncated,
-        }))))
+        Poll::Ready(frame.map(|f| {
+            f.map_err(|broken| {
+                BodyError::of(match broken {
+                    Broken::Malformed => FaultKind::UpstreamProtocol,
+                    Broken::Cut => FaultKind::UpstreamTruncated,
+                })
+            })
+        }))
     }
 
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {

@@ -260,8 +260,9 @@ impl<H: Handler> Server<'_, H> {
         if let Some(upstream) = upgrade
             && end.fault.is_none()
         {
-            if let Some(downstream) = self.conn.borrow_mut().take_stream().map(Box::new) {
-                Box::pin(self.handler.tunnel(ticket, *downstream, *upstream)).await;
+            let downstream = self.conn.borrow_mut().take_stream();
+            if let Some(downstream) = downstream {
+                Box::pin(self.handler.tunnel(ticket, downstream, *upstream)).await;
             }
             return Err(ServeEnd::Tunnel);
         }

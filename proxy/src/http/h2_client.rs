@@ -113,9 +113,8 @@ impl H2Client {
         let held = InFlight::begin(&self.in_flight);
         let asked = Asked::by(&request.head);
         let empty = request.body.is_end() && !asked.connect;
-        let (response, stream) = match handle.send_request(converted, empty) {
-            Ok(started) => started,
-            Err(_) => return Err(unsent(FaultKind::UpstreamReset, request)),
+        let Ok((response, stream)) = handle.send_request(converted, empty) else {
+            return Err(unsent(FaultKind::UpstreamReset, request));
         };
         drop(handle);
         let Request { head, body } = request;

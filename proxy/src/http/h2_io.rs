@@ -36,10 +36,8 @@ impl Side {
 
 /// Code for resetting a stream whose body broke: the peer's own where it gave one.
 pub(crate) fn reset_reason(error: BodyError) -> Reason {
-    error.reset.unwrap_or(match error.fault {
-        FaultKind::DownstreamReset => Reason::CANCEL,
-        _ => Reason::INTERNAL_ERROR,
-    })
+    let left = error.fault == FaultKind::DownstreamReset;
+    error.reset.unwrap_or(if left { Reason::CANCEL } else { Reason::INTERNAL_ERROR })
 }
 
 /// Body arriving on an HTTP/2 stream. A response's also carries what is left of its request.

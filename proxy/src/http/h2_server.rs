@@ -92,6 +92,7 @@ pub async fn serve_h2<H: Handler + 'static>(
 
 type Accepted = (::http::Request<RecvStream>, SendResponse<Bytes>);
 
+#[allow(clippy::large_enum_variant, reason = "the large variant is the common one")]
 enum Next {
     Stream(Option<Result<Accepted, h2::Error>>),
     PeerGone,

@@ -25,11 +25,7 @@ impl std::fmt::Debug for H2Tunnel {
 }
 
 impl H2Tunnel {
-    pub(crate) const fn new(
-        send: SendStream<Bytes>,
-        recv: RecvStream,
-        held: Option<super::h2_io::InFlight>,
-    ) -> Self {
+    pub(crate) const fn new(send: SendStream<Bytes>, recv: RecvStream, held: Option<super::h2_io::InFlight>) -> Self {
         Self { send, recv, ahead: Bytes::new(), ended: false, held }
     }
 
