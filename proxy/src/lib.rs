@@ -15,6 +15,7 @@ pub mod log;
 pub mod registration;
 pub mod runtime;
 pub mod telemetry;
+pub mod tls;
 
 /// Version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 use weft_core::identity::spiffe::SpiffeId;
 
 use super::leaf::Leaf;
-use super::{Bundle, Identity};
+use super::{Bundle, Identity, sha256};
 
 /// Time for resolving, connecting and the handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -178,14 +178,6 @@ impl Verifier {
         }
         Ok(store)
     }
-}
-
-/// SHA-256.
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = ::aws_lc_rs::digest::digest(&::aws_lc_rs::digest::SHA256, bytes);
-    let mut out = [0; 32];
-    out.copy_from_slice(digest.as_ref());
-    out
 }
 
 impl ServerCertVerifier for Verifier {

@@ -48,3 +48,11 @@ pub struct Identity {
 
 /// Where the present identity is seen; `None` until the first one was issued.
 pub type IdentityWatch = tokio::sync::watch::Receiver<Option<Arc<Identity>>>;
+
+/// SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
+}

@@ -1,0 +1,91 @@
+//! The server side of mesh TLS, one per worker.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::sign::SingleCertAndKey;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use weft_core::detect::MeshAlpn;
+
+use super::sessions::Sessions;
+use super::verify::{ClientOf, roots};
+use super::{MeshPeer, TlsError, judge};
+use crate::clock::Clock;
+use crate::identity::{Identity, IdentityWatch};
+
+/// Accepts mesh handshakes with the identity of the moment.
+#[derive(Debug)]
+pub struct Acceptor {
+    identity: IdentityWatch,
+    clock: Clock,
+    timeout: Duration,
+    built: RefCell<Option<(Arc<Identity>, Arc<ServerConfig>)>>,
+}
+
+impl Acceptor {
+    /// `timeout` bounds one handshake.
+    #[must_use]
+    pub fn new(identity: IdentityWatch, clock: Clock, timeout: Duration) -> Self {
+        Self { identity, clock, timeout, built: RefCell::new(None) }
+    }
+
+    /// Answers the handshake whose first bytes are `hello` and whose rest comes from `socket`. Cancelling closes.
+    ///
+    /// # Errors
+    /// Any [`TlsError`]; the peer has then seen an alert or the end of the connection.
+    pub async fn accept(&self, socket: TcpStream, hello: &[u8]) -> Result<(TlsStream<TcpStream>, MeshPeer), TlsError> {
+        let config = self.config()?;
+        let feed = |connection: &mut rustls::ServerConnection| {
+            let mut rest = hello;
+            // What the bytes break is reported again by the handshake itself.
+            while !rest.is_empty() {
+                match connection.read_tls(&mut rest) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) if connection.process_new_packets().is_err() => break,
+                    Ok(_) => {}
+                }
+            }
+        };
+        let handshake = TlsAcceptor::from(config).accept_with(socket, feed);
+        let stream =
+            tokio::time::timeout(self.timeout, handshake).await.map_err(|_| TlsError::Timeout(self.timeout))??;
+        let peer = judge(stream.get_ref().1, self.clock.unix_seconds())?;
+        Ok((stream, peer))
+    }
+
+    fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        let identity = self.identity.borrow().clone().ok_or(TlsError::NoIdentity)?;
+        if self.clock.unix_seconds() > identity.not_after {
+            return Err(TlsError::NoIdentity);
+        }
+        let mut built = self.built.borrow_mut();
+        if let Some((of, config)) = &*built
+            && Arc::ptr_eq(of, &identity)
+        {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(server_config(&identity, self.clock)?);
+        *built = Some((identity, Arc::clone(&config)));
+        Ok(config)
+    }
+}
+
+fn server_config(identity: &Identity, clock: Clock) -> Result<ServerConfig, rustls::Error> {
+    let verifier = ClientOf::new(roots(&identity.bundle)?, identity.bundle.trust_domain.clone())?;
+    let key = SingleCertAndKey::from(Arc::clone(&identity.certified));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(key));
+    config.alpn_protocols =
+        [MeshAlpn::Http2, MeshAlpn::Http1, MeshAlpn::Tcp].map(|alpn| alpn.as_bytes().to_vec()).to_vec();
+    config.session_storage = Arc::new(Sessions::new(clock, identity.not_after));
+    config.send_tls13_tickets = 1;
+    config.max_early_data_size = 0;
+    Ok(config)
+}
