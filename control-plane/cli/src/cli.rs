@@ -1,0 +1,91 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::default_socket;
+use crate::dev::cli::DevCommand;
+use crate::dev::enter::EnterArgs;
+use crate::dev::{self, enter, guard};
+
+/// The command line of the Weft service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a mesh on this machine.
+    #[command(subcommand)]
+    Dev(DevCommand),
+    /// Becomes a program inside namespaces.
+    #[command(name = "__enter", hide = true)]
+    Enter(EnterArgs),
+    /// Cleans up after a killed supervisor.
+    #[command(name = "__guard", hide = true)]
+    Guard(GuardArgs),
+}
+
+/// Where the control plane is.
+#[derive(Clone, Debug, Args)]
+pub struct SocketArg {
+    /// The control plane's Unix socket [default: /run/weft/control.sock as root, else under $XDG_RUNTIME_DIR].
+    #[arg(long, env = "WEFT_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl SocketArg {
+    /// The path, given or by default.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(default_socket)
+    }
+}
+
+/// Arguments of the hidden `__guard`.
+#[derive(Debug, Args)]
+pub struct GuardArgs {
+    /// Name of the mesh.
+    pub mesh: String,
+    /// PID of its supervisor.
+    pub supervisor: i32,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// Whatever went wrong, in words for the operator.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        // These three need a process with one thread.
+        Command::Enter(args) => enter::run(&args),
+        Command::Guard(args) => guard::run(&args.mesh, args.supervisor),
+        Command::Dev(DevCommand::Exec(args)) => dev::cli::exec(&args),
+        Command::Dev(DevCommand::Down(args)) => dev::cli::down(&args),
+        Command::Dev(DevCommand::Up(args)) => block_on(dev::cli::up(&args)),
+        Command::Dev(DevCommand::Ps(args)) => block_on(dev::cli::ps(&args)),
+    }
+}
+
+/// One thread: children are bound to the thread that started them (they die with it).
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}
