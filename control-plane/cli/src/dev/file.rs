@@ -305,10 +305,7 @@ impl DevFile {
 
 fn is_label(text: &str, max: usize) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=max).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+    (1..=max).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 fn yes() -> bool {
@@ -333,7 +330,8 @@ mod tests {
 
     #[test]
     fn defaults_are_the_documented_ones() {
-        let file = DevFile::parse("apps: [{name: web, command: [python3, -m, http.server], ports: [{port: 8000}]}]").unwrap();
+        let file =
+            DevFile::parse("apps: [{name: web, command: [python3, -m, http.server], ports: [{port: 8000}]}]").unwrap();
         let app = &file.apps[0];
         assert_eq!(file.mesh_name(), "dev");
         assert_eq!((app.replicas, app.sidecar, app.namespace.as_str(), app.account()), (1, true, "default", "web"));

@@ -23,7 +23,11 @@ pub fn render(services: &Addresses) -> String {
         let short = if namespace == "default" || namesakes == 1 { format!(" {name}") } else { String::new() };
         for address in addresses {
             // Writing to a String cannot fail.
-            writeln!(text, "{address}{short} {name}.{namespace} {name}.{namespace}.svc {name}.{namespace}.svc.cluster.local").ok();
+            writeln!(
+                text,
+                "{address}{short} {name}.{namespace} {name}.{namespace}.svc {name}.{namespace}.svc.cluster.local"
+            )
+            .ok();
         }
     }
     text
@@ -55,7 +59,8 @@ mod tests {
 
     #[test]
     fn names_are_those_of_kubernetes() {
-        let text = render(&services(&[("default", "a", "240.0.0.1"), ("shop", "a", "240.0.0.2"), ("shop", "b", "240.0.0.3")]));
+        let text =
+            render(&services(&[("default", "a", "240.0.0.1"), ("shop", "a", "240.0.0.2"), ("shop", "b", "240.0.0.3")]));
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(lines[0], "240.0.0.1 a a.default a.default.svc a.default.svc.cluster.local");
         assert_eq!(lines[1], "240.0.0.2 a.shop a.shop.svc a.shop.svc.cluster.local");

@@ -141,7 +141,12 @@ impl Mesh {
     }
 
     async fn start(&mut self, progress: Progress) -> anyhow::Result<()> {
-        progress(&format!("mesh {:?}: addresses {}, state {}", self.names.mesh, self.range, self.directory().display()));
+        progress(&format!(
+            "mesh {:?}: addresses {}, state {}",
+            self.names.mesh,
+            self.range,
+            self.directory().display()
+        ));
         hosts::write(&self.hosts_file(), &hosts::render(&self.plain_names()))?;
         if self.needs_control_plane() {
             self.start_control_plane().await?;
@@ -211,7 +216,11 @@ impl Mesh {
         let mut clients = Clients::connect(&self.names.socket()).await?;
         for resource in resources::services(&self.file) {
             let name = resource.name.clone();
-            clients.config.apply(weft_proto::v1::ApplyRequest { resource: Some(resource) }).await.map_err(explain)
+            clients
+                .config
+                .apply(weft_proto::v1::ApplyRequest { resource: Some(resource) })
+                .await
+                .map_err(explain)
                 .with_context(|| format!("service {name}"))?;
         }
         Ok(())
@@ -298,7 +307,13 @@ impl Mesh {
         ])
     }
 
-    fn spawn_proxy(&self, file: &str, name: &str, netns: Option<String>, command: Vec<String>) -> anyhow::Result<Process> {
+    fn spawn_proxy(
+        &self,
+        file: &str,
+        name: &str,
+        netns: Option<String>,
+        command: Vec<String>,
+    ) -> anyhow::Result<Process> {
         // The proxy's user may be unable to walk to the place it was built in (a home directory), so it sees the
         // binary under the mesh's own directory.
         let target = self.proxy_binary();
@@ -315,8 +330,12 @@ impl Mesh {
     async fn token(&self, name: &str, namespace: &str, account: &str) -> anyhow::Result<PathBuf> {
         let own = self.proxy_directory(name);
         fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
-        let request =
-            CreateTokenRequest { namespace: namespace.to_owned(), service_account: account.to_owned(), ttl_seconds: 600, uses: 4 };
+        let request = CreateTokenRequest {
+            namespace: namespace.to_owned(),
+            service_account: account.to_owned(),
+            ttl_seconds: 600,
+            uses: 4,
+        };
         let mut clients = Clients::connect(&self.names.socket()).await?;
         let token = clients.operator.create_token(request).await.map_err(explain)?.into_inner().join_token;
         let path = own.join("join-token");

@@ -29,7 +29,13 @@ pub fn create_switch(names: &Names, range: Ipv4Net, ipv6: bool) -> anyhow::Resul
         lines.push(format!("address add {}/64 dev {link} nodad", names.ipv6(1)));
     }
     batch(None, &lines)?;
-    let inside = ["link add br0 type bridge", "link set lo up", "link set uplink master br0", "link set uplink up", "link set br0 up"];
+    let inside = [
+        "link add br0 type bridge",
+        "link set lo up",
+        "link set uplink master br0",
+        "link set uplink up",
+        "link set br0 up",
+    ];
     batch(Some(&switch), &inside.map(str::to_owned))
 }
 
@@ -116,7 +122,12 @@ fn batch(netns: Option<&str>, lines: &[String]) -> anyhow::Result<()> {
     }
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "`ip -batch` in {}: {}", netns.unwrap_or("this machine's namespace"), said.trim());
+    anyhow::ensure!(
+        output.status.success(),
+        "`ip -batch` in {}: {}",
+        netns.unwrap_or("this machine's namespace"),
+        said.trim()
+    );
     Ok(())
 }
 

@@ -179,11 +179,13 @@ mod tests {
 
     #[test]
     fn instances_have_names_and_addresses_of_their_own() {
-        let yaml = "apps: [{name: a, command: [x], replicas: 2}, {name: b, command: [x], namespace: shop, sidecar: false}]";
+        let yaml =
+            "apps: [{name: a, command: [x], replicas: 2}, {name: b, command: [x], namespace: shop, sidecar: false}]";
         let file = DevFile::parse(yaml).unwrap();
         let names = Names::new("t");
         let all = instances(&file, &names, "10.9.0.0/16".parse().unwrap());
-        let seen: Vec<_> = all.iter().map(|one| (one.name.as_str(), one.address.to_string(), one.netns.as_str())).collect();
+        let seen: Vec<_> =
+            all.iter().map(|one| (one.name.as_str(), one.address.to_string(), one.netns.as_str())).collect();
         assert_eq!(
             seen,
             [

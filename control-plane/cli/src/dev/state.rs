@@ -47,9 +47,14 @@ impl State {
     pub fn read(names: &Names) -> anyhow::Result<Self> {
         let path = names.directory().join("state.json");
         let text = fs::read(&path).with_context(|| {
-            format!("no mesh {:?} is running here ({} cannot be read); start one with `weft dev up FILE`", names.mesh, path.display())
+            format!(
+                "no mesh {:?} is running here ({} cannot be read); start one with `weft dev up FILE`",
+                names.mesh,
+                path.display()
+            )
         })?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged; `weft dev down` cleans up", path.display()))
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is damaged; `weft dev down` cleans up", path.display()))
     }
 
     /// Writes it, all or nothing.
@@ -59,7 +64,8 @@ impl State {
     pub fn write(&self, names: &Names) -> anyhow::Result<()> {
         let path = names.directory().join("state.json");
         let next = path.with_extension("next");
-        fs::write(&next, serde_json::to_vec_pretty(self)?).with_context(|| format!("cannot write {}", next.display()))?;
+        fs::write(&next, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("cannot write {}", next.display()))?;
         fs::rename(&next, &path).with_context(|| format!("cannot write {}", path.display()))
     }
 }
@@ -82,7 +88,9 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { _file: file })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+            Err(fs::TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
         }
     }
 
@@ -148,7 +156,8 @@ pub fn processes(names: &Names) -> Vec<Pid> {
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|&pid| {
         let inside = inode(PathBuf::from(format!("/proc/{pid}/ns/net"))).is_some_and(|net| namespaces.contains(&net));
-        (inside || noted.iter().any(|(other, started)| *other == pid && start_time(pid) == Some(*started))) && !is_zombie(pid)
+        (inside || noted.iter().any(|(other, started)| *other == pid && start_time(pid) == Some(*started)))
+            && !is_zombie(pid)
     })
     .filter_map(|pid| Some(Pid::from_raw(i32::try_from(pid).ok()?)))
     .collect()
