@@ -100,3 +100,39 @@ faults! {
         TooLong "body_too_long" 400 "body is longer than announced";
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// Codes are what operators search for and what metrics are labelled with.
+    #[test]
+    fn codes_are_unique_and_stable_in_form() {
+        let heads = HeadFault::ALL.iter().map(|f| (f.code(), f.status(), f.to_string()));
+        let bodies = BodyFault::ALL.iter().map(|f| (f.code(), f.status(), f.to_string()));
+        let mut seen = HashSet::new();
+        for (code, status, text) in heads.chain(bodies) {
+            assert!(seen.insert(code), "{code} twice");
+            assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{code}");
+            assert!([400, 414, 417, 431, 501, 505].contains(&status), "{code} has status {status}");
+            assert!(!text.is_empty() && !text.ends_with('.'), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_versions_and_codings_have_statuses_of_their_own() {
+        fn check(fault: HeadFault, status: u16) {
+            assert_eq!(fault.status(), status, "{fault}");
+        }
+        check(HeadFault::HeadTooLarge, 431);
+        check(HeadFault::TooManyFields, 431);
+        check(HeadFault::TargetTooLong, 414);
+        check(HeadFault::VersionUnsupported, 505);
+        check(HeadFault::TransferEncodingUnsupported, 501);
+        check(HeadFault::Expectation, 417);
+        check(HeadFault::BareLf, 400);
+        assert_eq!(BodyFault::TrailersTooLarge.status(), 431);
+        assert_eq!(BodyFault::ChunkSize.status(), 400);
+    }
+}

@@ -284,6 +284,52 @@ proptest! {
     }
 }
 
+proptest! {
+    /// A whole connection: pipelined requests with bodies of every framing, cut anywhere, come out one by one.
+    #[test]
+    fn pipelined_requests_with_bodies_stay_apart(
+        sent in vec((vec(vec(any::<u8>(), 1..30), 0..4), any::<bool>()), 1..6), cuts in vec(any::<Index>(), 0..20),
+    ) {
+        let mut wire = BytesMut::new();
+        for (number, (chunks, chunked)) in sent.iter().enumerate() {
+            let length = chunks.concat().len() as u64;
+            let framing = if *chunked { BodyFraming::Chunked } else { BodyFraming::Length(length) };
+            let mut head = crate::message::RequestHead::new(http::Method::PUT, format!("/{number}"));
+            head.fields.append("Host", "a");
+            declare_framing(&mut head.fields, framing);
+            encode_request_head(&head, &mut wire).unwrap();
+            let mut body = BodyEncoder::new(framing);
+            for chunk in chunks {
+                let frame = body.frame(chunk.len()).unwrap();
+                wire.extend_from_slice(&[frame.before(), chunk, frame.after()].concat());
+            }
+            body.finish(None, &mut wire).unwrap();
+        }
+        let (mut parser, mut body, mut buffer) = (RequestParser::new(Limits::default()), None, BytesMut::new());
+        let mut received: Vec<(String, Vec<u8>)> = Vec::new();
+        for piece in cut(&wire, &cuts) {
+            buffer.extend_from_slice(&piece);
+            loop {
+                let Some(decoder) = &mut body else {
+                    let Some(parsed) = parser.parse(&mut buffer).unwrap() else { break };
+                    received.push((String::from_utf8(parsed.head.target.to_vec()).unwrap(), Vec::new()));
+                    body = Some(BodyDecoder::new(parsed.framing, Limits::default()));
+                    continue;
+                };
+                match decoder.decode(&mut buffer).unwrap() {
+                    Decoded::Data(data) => received.last_mut().unwrap().1.extend_from_slice(&data),
+                    Decoded::Trailers(fields) => prop_assert!(false, "no trailers were sent: {:?}", fields),
+                    Decoded::End => body = None,
+                    Decoded::NeedMore => break,
+                }
+            }
+        }
+        let expected: Vec<_> = sent.iter().enumerate().map(|(n, (chunks, _))| (format!("/{n}"), chunks.concat())).collect();
+        prop_assert_eq!(received, expected);
+        prop_assert!(buffer.is_empty() && body.is_none() && !parser.in_head(&buffer));
+    }
+}
+
 type Body = (Vec<u8>, Option<Fields>, bool);
 
 /// Decodes a body that arrives in pieces: data, trailers, whether it ended; and what is left.
