@@ -3,6 +3,9 @@
 //! Order matters at start: the store's lock comes first (one process per state directory), then the keys, then the doors;
 //! `/ready` says yes last.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

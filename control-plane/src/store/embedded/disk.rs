@@ -36,7 +36,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
-    /// It does not hold what was written. Nothing was changed.
+    /// It does not hold what was written. None of it is used.
     #[error(
         "{} is damaged ({detail}). Restore a backup:\n  weft-control-plane restore BACKUP-FILE --state-dir {} --force",
         path.display(),
