@@ -143,11 +143,14 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_never_passes(bit in 0usize..8 * 200) {
+        fn a_flipped_bit_gains_nothing(bit in 0usize..8 * 200) {
             let mut der = csr(&KeyPair::generate().unwrap(), &["spiffe://cluster.local/ns/shop/sa/cart"]);
+            let whole = public_key(&der, &cart());
             let at = (bit / 8) % der.len();
             der[at] ^= 1 << (bit % 8);
-            prop_assert!(public_key(&der, &cart()).is_err());
+            // The outermost tag is not signed; whatever passes yields the key that was.
+            let damaged = public_key(&der, &cart());
+            prop_assert!(damaged.is_err() || damaged == whole);
         }
     }
 }

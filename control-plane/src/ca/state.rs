@@ -60,7 +60,7 @@ pub fn make_private_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// As the file system says; the former content is then still there.
 pub fn write_secret(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("file");
     let temporary = directory.join(format!(".{name}.new"));
     // Left over from a crash: never continued, since it may have other permissions.

@@ -55,7 +55,7 @@ impl Attempts {
     pub fn may_try(&self, source: IpAddr, now: Instant) -> bool {
         let source = aggregate(source);
         let full = self.sources.len() >= SOURCES_MAX;
-        let bucket = self.sources.get(&source).copied().or(full.then_some(self.others));
+        let bucket = self.sources.get(&source).copied().or_else(|| full.then_some(self.others));
         let source_full = bucket.is_some_and(|bucket| bucket.is_full(now, FAILURES_PER_SOURCE_MAX, FORGET_ONE));
         !source_full && !self.total.is_full(now, FAILURES_TOTAL_MAX, FORGET_ONE_TOTAL)
     }

@@ -40,7 +40,7 @@ pub enum OpenError {
     #[error(
         "{} is damaged ({detail}). Restore a backup:\n  weft-control-plane restore BACKUP-FILE --state-dir {} --force",
         path.display(),
-        path.parent().unwrap_or(Path::new(".")).display()
+        path.parent().unwrap_or_else(|| Path::new(".")).display()
     )]
     Damaged {
         /// The file.
@@ -150,6 +150,7 @@ enum Unsound {
 }
 
 impl<E: Into<redb::Error>> From<E> for Unsound {
+    #[allow(clippy::wildcard_enum_match_arm, reason = "whatever else redb reports on opening is damage to us")]
     fn from(error: E) -> Self {
         match error.into() {
             redb::Error::DatabaseAlreadyOpen => Self::InUse,

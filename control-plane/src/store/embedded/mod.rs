@@ -72,7 +72,7 @@ impl Embedded {
     pub fn close(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
-        // Full or gone: in both cases the thread ends by itself once the senders are dropped.
+        // An error means that the thread has ended already.
         if self.writes.blocking_send(Job::Stop).is_ok() && thread.join().is_err() {
             tracing::error!("the store's writer failed; the next start checks the store");
         }
@@ -87,6 +87,20 @@ impl Embedded {
         let (reply, answer) = oneshot::channel();
         self.writes.send(Job::Write { change, expect, reply }).await.map_err(|_closed| stopped())?;
         answer.await.map_err(|_dropped| stopped())?
+    }
+}
+
+/// Frees the file before it returns, so that a failed start can be repeated at once.
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // With a full queue the thread ends by itself, once it has drained it.
+        if self.writes.try_send(Job::Stop).is_ok()
+            && let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer failed; the next start checks the store");
+        }
     }
 }
 

@@ -66,8 +66,8 @@ impl View {
             return Err(StoreError::Compacted { from });
         }
         let (watcher, watch) = Watcher::open(prefix);
-        let missed = self.history.iter().filter(|event| event.revision() > from);
-        if missed.fold(true, |open, event| open && watcher.offer(event)) {
+        let mut missed = self.history.iter().filter(|event| event.revision() > from);
+        if missed.all(|event| watcher.offer(event)) {
             self.watchers.push(watcher);
         }
         Ok(watch)
