@@ -150,7 +150,8 @@ async fn a_watch_joins_a_listing(store: Arc<dyn Store>) {
 async fn slow_watchers_are_told(store: &dyn Store) {
     let from = put(store, "s/first", "0").await;
     let mut slow = store.watch("s/", from).await.unwrap();
-    let writes = (0..super::watch::WATCH_QUEUE_MAX + 10).map(|number| store.put(key(&format!("s/{number}")), bytes("v"), Expect::Any));
+    let writes = (0..super::watch::WATCH_QUEUE_MAX + 10)
+        .map(|number| store.put(key(&format!("s/{number}")), bytes("v"), Expect::Any));
     for written in futures_util::future::join_all(writes).await {
         written.unwrap();
     }

@@ -214,12 +214,8 @@ async fn tokens_are_made_for_proper_names_only() {
     let directory = tempfile::tempdir().unwrap();
     let mesh = Mesh::start(directory.path()).await;
     let check = async |namespace: &str, account: &str, ttl_seconds: u32, expected: Result<(), Code>| {
-        let request = CreateTokenRequest {
-            namespace: namespace.into(),
-            service_account: account.into(),
-            ttl_seconds,
-            uses: 1,
-        };
+        let request =
+            CreateTokenRequest { namespace: namespace.into(), service_account: account.into(), ttl_seconds, uses: 1 };
         let made = code(mesh.operator().await.create_token(request).await).map(drop);
         assert_eq!(made, expected, "{namespace} {account} {ttl_seconds}");
     };

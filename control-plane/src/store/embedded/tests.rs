@@ -112,7 +112,8 @@ async fn a_lost_or_old_file_is_refused() {
     let check = |wanted: &str| {
         let refused = Embedded::open(directory.path()).unwrap_err().to_string();
         assert!(refused.contains(wanted), "{refused}");
-        let command = format!("weft-control-plane restore BACKUP-FILE --state-dir {} --force", directory.path().display());
+        let command =
+            format!("weft-control-plane restore BACKUP-FILE --state-dir {} --force", directory.path().display());
         assert!(refused.contains(&command), "{refused}");
     };
     fs::rename(&old, &file).unwrap();
