@@ -14,6 +14,7 @@ pub mod h1;
 pub mod identity;
 pub mod message;
 pub mod model;
+pub mod propagate;
 pub mod snapshot;
 pub mod time;
 pub mod translate;

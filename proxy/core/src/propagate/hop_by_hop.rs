@@ -1,0 +1,267 @@
+//! Fields that end at this hop (RFC 9110 section 7.6.1), in requests and responses.
+//!
+//! `Connection` names further fields to remove. That is a weapon: naming `x-forwarded-client-cert` or `authorization`
+//! there made proxies remove what the application relies on (CVE-2020-25017 class). So nominations of fields that carry
+//! identity, authorization, framing, trace or forwarding are ignored and counted, and those fields stay; no sender with
+//! honest intentions nominates them.
+
+use crate::fields::Fields;
+use crate::message::{RequestHead, ResponseHead, Version};
+
+/// Most nominations that are heeded; real messages have one or two. A bound, because each is compared with each field.
+const NOMINATIONS_MAX: usize = 64;
+
+/// Hop-by-hop whether nominated or not. `te` and `upgrade` are too, and treated on their own.
+const ALWAYS: [&str; 4] = ["connection", "proxy-connection", "keep-alive", "transfer-encoding"];
+
+/// Options of `Connection` that name no field to remove, or one that is removed anyway.
+const KNOWN_OPTIONS: [&str; 7] =
+    ["close", "keep-alive", "te", "upgrade", "transfer-encoding", "proxy-connection", "connection"];
+
+/// Fields no nomination can remove.
+const PROTECTED: [&str; 40] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "content-range",
+    "trailer",
+    "expect",
+    "range",
+    "date",
+    "authorization",
+    "www-authenticate",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "cookie",
+    "set-cookie",
+    "origin",
+    "referer",
+    "location",
+    "vary",
+    "cache-control",
+    "age",
+    "expires",
+    "etag",
+    "strict-transport-security",
+    "content-security-policy",
+    "x-frame-options",
+    "x-content-type-options",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "client-cert",
+    "client-cert-chain",
+    "x-request-id",
+    "b3",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "idempotency-key",
+    "proxy-status",
+    "early-data",
+];
+
+/// As [`PROTECTED`], for families of fields.
+const PROTECTED_PREFIXES: [&str; 8] =
+    ["x-forwarded-", "x-b3-", "x-weft-", "x-envoy-", "l5d-", "grpc-", "sec-", "access-control-"];
+
+/// What happens to `Upgrade`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// It ends here.
+    Drop,
+    /// The caller carries the upgrade through: `Upgrade` and its nomination stay.
+    Keep,
+}
+
+/// What was done, for records and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stripped {
+    /// Fields removed.
+    pub removed: usize,
+    /// Nominations ignored because the field is protected, or beyond the bound of 64.
+    pub ignored_nominations: usize,
+}
+
+/// Removes what a request's sender meant for this hop only. Framing fields go too: the encoder declares its own.
+///
+/// `te: trailers` stays, because gRPC demands it end to end; toward HTTP/1 it is nominated in `Connection` as RFC 9110
+/// section 10.1.4 wants. Other transfer codings of `te` end here. Read `keeps_alive` and `wants_upgrade` before.
+pub fn strip_request(head: &mut RequestHead, upgrade: Upgrade) -> Stripped {
+    let trailers = accepts_trailers(&head.fields);
+    let stripped = strip(&mut head.fields, upgrade);
+    let kept_upgrade = upgrade == Upgrade::Keep && head.fields.contains("upgrade");
+    if trailers {
+        head.fields.append("te", "trailers");
+    }
+    let options = match (trailers && head.version != Version::Http2, kept_upgrade) {
+        (true, true) => "te, upgrade",
+        (true, false) => "te",
+        (false, true) => "upgrade",
+        (false, false) => return stripped,
+    };
+    head.fields.append("connection", options);
+    stripped
+}
+
+/// Removes what a response's sender meant for this hop only. Framing fields go too: the encoder declares its own. Read
+/// `keeps_alive` before.
+pub fn strip_response(head: &mut ResponseHead, upgrade: Upgrade) -> Stripped {
+    let stripped = strip(&mut head.fields, upgrade);
+    if upgrade == Upgrade::Keep && head.fields.contains("upgrade") {
+        head.fields.append("connection", "upgrade");
+    }
+    stripped
+}
+
+fn strip(fields: &mut Fields, upgrade: Upgrade) -> Stripped {
+    let (nominated, ignored_nominations) = nominations(fields);
+    let before = fields.len();
+    fields.retain(|name, _| {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        let ends_here = ALWAYS.into_iter().any(is) || is("te") || (upgrade == Upgrade::Drop && is("upgrade"));
+        !ends_here && !nominated.iter().any(|n| name.eq_ignore_ascii_case(n))
+    });
+    Stripped { removed: before - fields.len(), ignored_nominations }
+}
+
+/// Fields nominated for removal, beyond the known options; and how many nominations are ignored. Allocates only when
+/// there are any.
+fn nominations(fields: &Fields) -> (Vec<Box<[u8]>>, usize) {
+    let (mut heeded, mut ignored) = (Vec::new(), 0);
+    for option in fields.list("connection") {
+        if KNOWN_OPTIONS.iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes())) {
+            continue;
+        }
+        if is_protected(option) || heeded.len() == NOMINATIONS_MAX {
+            ignored += 1;
+        } else {
+            heeded.push(option.into());
+        }
+    }
+    (heeded, ignored)
+}
+
+fn is_protected(name: &[u8]) -> bool {
+    let begins = |prefix: &str| name.get(..prefix.len()).is_some_and(|n| n.eq_ignore_ascii_case(prefix.as_bytes()));
+    PROTECTED.iter().any(|p| name.eq_ignore_ascii_case(p.as_bytes())) || PROTECTED_PREFIXES.into_iter().any(begins)
+}
+
+/// `te` has the element `trailers`; a weight (`;q=0`) is not defined for it.
+fn accepts_trailers(fields: &Fields) -> bool {
+    fields.has_token("te", "trailers")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::propagate::testing::{fields, lines};
+
+    fn check(version: Version, upgrade: Upgrade, input: &[&str], expected: &[&str], ignored: usize) {
+        let mut head = RequestHead::new(Method::GET, "/");
+        (head.version, head.fields) = (version, fields(input));
+        let stripped = strip_request(&mut head, upgrade);
+        assert_eq!(lines(&head.fields), expected, "{input:?}");
+        assert_eq!(stripped.ignored_nominations, ignored, "{input:?}");
+    }
+
+    #[test]
+    fn requests() {
+        use Upgrade::{Drop, Keep};
+        use Version::{Http2, Http10, Http11};
+        check(Http11, Drop, &["Host: a", "Accept: b"], &["Host: a", "Accept: b"], 0);
+        check(Http11, Drop, &["Connection: close", "Keep-Alive: timeout=5", "A: b"], &["A: b"], 0);
+        check(Http11, Drop, &["Proxy-Connection: x", "Transfer-Encoding: chunked", "A: b"], &["A: b"], 0);
+        check(
+            Http11,
+            Drop,
+            &["Connection: x-hop, X-OTHER", "X-Hop: 1", "x-other: 2", "x-hop: 3", "A: b"],
+            &["A: b"],
+            0,
+        );
+        check(Http11, Drop, &["Connection: x-hop", "connection: x-more", "X-Hop: 1", "x-more: 2"], &[], 0);
+        check(Http10, Drop, &["Connection: keep-alive, x-hop", "X-Hop: 1", "A: b"], &["A: b"], 0);
+        // gRPC's `te: trailers` stays, other codings do not.
+        check(Http2, Drop, &["te: trailers"], &["te: trailers"], 0);
+        check(Http11, Drop, &["Connection: TE", "TE: gzip, trailers"], &["te: trailers", "connection: te"], 0);
+        check(Http11, Drop, &["Connection: TE", "TE: gzip"], &[], 0);
+        // Upgrades are the caller's business.
+        let websocket = ["Connection: Upgrade, x-hop", "Upgrade: websocket", "X-Hop: 1"];
+        check(Http11, Keep, &websocket, &["Upgrade: websocket", "connection: upgrade"], 0);
+        check(Http11, Drop, &websocket, &[], 0);
+        let both = ["te: trailers", "Connection: Upgrade, te", "Upgrade: websocket"];
+        check(Http11, Keep, &both, &["Upgrade: websocket", "te: trailers", "connection: te, upgrade"], 0);
+        // End to end, though their names suggest otherwise.
+        check(Http11, Drop, &["Trailer: x", "Proxy-Authorization: y"], &["Trailer: x", "Proxy-Authorization: y"], 0);
+    }
+
+    #[test]
+    fn nominations_cannot_remove_what_others_rely_on() {
+        for name in [
+            "X-Forwarded-Client-Cert",
+            "x-forwarded-for",
+            "Authorization",
+            "cookie",
+            "b3",
+            "X-B3-TraceId",
+            "traceparent",
+            "x-request-id",
+            "x-weft-client-id",
+            "host",
+            "content-length",
+            "cache-control",
+            "forwarded",
+            "grpc-timeout",
+        ] {
+            let (connection, field) = (format!("Connection: close, {name}"), format!("{name}: 1"));
+            check(Version::Http11, Upgrade::Drop, &[&connection, &field], &[&field], 1);
+        }
+    }
+
+    #[test]
+    fn nominations_are_bounded() {
+        let many: Vec<String> = (0..1000).map(|i| format!("x-{i}")).collect();
+        let connection = format!("connection: {}", many.join(","));
+        check(Version::Http11, Upgrade::Drop, &[&connection, "x-3: a", "x-999: b"], &["x-999: b"], 1000 - 64);
+    }
+
+    #[test]
+    fn responses() {
+        let check = |upgrade, input: &[&str], expected: &[&str]| {
+            let mut head = ResponseHead::new(200);
+            head.fields = fields(input);
+            strip_response(&mut head, upgrade);
+            assert_eq!(lines(&head.fields), expected, "{input:?}");
+        };
+        check(Upgrade::Drop, &["Connection: x-hop, set-cookie", "X-Hop: 1", "Set-Cookie: a"], &["Set-Cookie: a"]);
+        check(Upgrade::Drop, &["Connection: Upgrade", "Upgrade: h2c", "A: b"], &["A: b"]);
+        check(
+            Upgrade::Keep,
+            &["Connection: Upgrade", "Upgrade: websocket"],
+            &["Upgrade: websocket", "connection: upgrade"],
+        );
+        check(Upgrade::Drop, &["Keep-Alive: timeout=5", "Transfer-Encoding: chunked", "Trailer: a"], &["Trailer: a"]);
+    }
+
+    proptest! {
+        /// Whatever is nominated: stripping twice is stripping once, and nothing hop-by-hop is left.
+        #[test]
+        fn stripping_is_idempotent(names in proptest::collection::vec("[a-c]{1,2}|te|upgrade|keep-alive|close|b3|cookie", 0..12), nominated in "[ a-c,]{0,20}|TE|b3,upgrade|,,a") {
+            let mut head = RequestHead::new(Method::GET, "/");
+            head.fields = names.iter().map(|n| (n.as_str(), "trailers")).collect();
+            head.fields.append("Connection", &nominated);
+            strip_request(&mut head, Upgrade::Drop);
+            let once = head.clone();
+            for name in ["upgrade", "keep-alive", "transfer-encoding"] {
+                prop_assert!(!head.fields.contains(name));
+            }
+            prop_assert_eq!(head.fields.contains("b3"), names.iter().any(|n| n == "b3"));
+            strip_request(&mut head, Upgrade::Drop);
+            prop_assert_eq!(head, once);
+        }
+    }
+}
