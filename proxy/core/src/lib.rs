@@ -15,6 +15,7 @@ pub mod identity;
 pub mod message;
 pub mod model;
 pub mod propagate;
+pub mod reuse;
 pub mod snapshot;
 pub mod time;
 pub mod translate;
