@@ -285,7 +285,11 @@ mod tests {
         let mut server = ServerIdle::default();
         server.heard(&fields(&["keep-alive: timeout=1"]));
         let check = |idle_since, now, expected| {
-            assert_eq!(may_reuse(&limits, &server, life, at(ms(idle_since)), at(ms(now))), expected, "{idle_since} {now}");
+            assert_eq!(
+                may_reuse(&limits, &server, life, at(ms(idle_since)), at(ms(now))),
+                expected,
+                "{idle_since} {now}"
+            );
         };
         check(100, 100, Reuse::Yes);
         check(100, 899, Reuse::Yes);
