@@ -8,6 +8,11 @@ use crate::client::default_socket;
 use crate::dev::cli::DevCommand;
 use crate::dev::enter::EnterArgs;
 use crate::dev::{self, enter, guard};
+use crate::verbs::backup::{self, BackupArgs, RestoreArgs};
+use crate::verbs::proxies::{self, DumpArgs, LogLevelArgs, ProxiesArgs};
+use crate::verbs::resources::{self, ApplyArgs, DeleteArgs, GetArgs};
+use crate::verbs::status::{self, StatusArgs};
+use crate::verbs::token::{self, TokenCommand};
 
 /// The command line of the Weft service mesh.
 #[derive(Debug, Parser)]
@@ -24,6 +29,29 @@ pub enum Command {
     /// Run a mesh on this machine.
     #[command(subcommand)]
     Dev(DevCommand),
+    /// Create or replace resources (Service, …) from YAML in the Kubernetes manner.
+    Apply(ApplyArgs),
+    /// Check resources as `apply` would, without effect.
+    Validate(ApplyArgs),
+    /// Show resources.
+    Get(GetArgs),
+    /// Delete resources.
+    Delete(DeleteArgs),
+    /// Join tokens.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Show services, instances and proxies as the control plane knows them.
+    Status(StatusArgs),
+    /// List the proxies that are connected.
+    Proxies(ProxiesArgs),
+    /// Print what a proxy knows, as JSON.
+    Dump(DumpArgs),
+    /// Show or change a proxy's log filter.
+    LogLevel(LogLevelArgs),
+    /// Copy the control plane's state into a file while it serves.
+    Backup(BackupArgs),
+    /// Write a backup into a state directory that no control plane uses.
+    Restore(RestoreArgs),
     /// Becomes a program inside namespaces.
     #[command(name = "__enter", hide = true)]
     Enter(EnterArgs),
@@ -63,11 +91,22 @@ pub struct GuardArgs {
 /// Whatever went wrong, in words for the operator.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        // These three need a process with one thread.
+        // These need a process with one thread.
         Command::Enter(args) => enter::run(&args),
         Command::Guard(args) => guard::run(&args.mesh, args.supervisor),
         Command::Dev(DevCommand::Exec(args)) => dev::cli::exec(&args),
         Command::Dev(DevCommand::Down(args)) => dev::cli::down(&args),
+        Command::Restore(args) => backup::restore(&args),
+        Command::Apply(args) => block_on(resources::apply(&args, false)),
+        Command::Validate(args) => block_on(resources::apply(&args, true)),
+        Command::Get(args) => block_on(resources::get(&args)),
+        Command::Delete(args) => block_on(resources::delete(&args)),
+        Command::Token(TokenCommand::Create(args)) => block_on(token::create(&args)),
+        Command::Status(args) => block_on(status::status(&args)),
+        Command::Proxies(args) => block_on(proxies::proxies(&args)),
+        Command::Dump(args) => block_on(proxies::dump(&args)),
+        Command::LogLevel(args) => block_on(proxies::log_level(&args)),
+        Command::Backup(args) => block_on(backup::backup(&args)),
         Command::Dev(DevCommand::Up(args)) => block_on(dev::cli::up(&args)),
         Command::Dev(DevCommand::Ps(args)) => block_on(dev::cli::ps(&args)),
     }

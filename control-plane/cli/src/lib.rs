@@ -8,4 +8,6 @@ pub mod binaries;
 pub mod cli;
 pub mod client;
 pub mod dev;
+pub mod resource;
 pub mod table;
+pub mod verbs;

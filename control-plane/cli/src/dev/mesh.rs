@@ -578,7 +578,7 @@ where
 {
     let waited = {
         let name = process.name.clone();
-        let polled = wait_for(&name, deadline, || ready());
+        let polled = wait_for(&name, deadline, &mut ready);
         tokio::select! {
             waited = polled => waited.map_err(|error| format!("is not ready: {error:#}")),
             ended = process.wait() => Err(format!("ended: {}", ended.map_or_else(|error| error.to_string(), |status| status.to_string()))),
