@@ -58,7 +58,8 @@ impl Document {
     /// `metadata.resourceVersion` is not a number.
     pub fn to_message(&self, namespace: &str) -> anyhow::Result<UserResource> {
         let version = self.metadata.resource_version.as_deref().map(str::parse::<u64>).transpose();
-        let revision = version.with_context(|| format!("{}: metadata.resourceVersion is not a number", self.title()))?;
+        let revision =
+            version.with_context(|| format!("{}: metadata.resourceVersion is not a number", self.title()))?;
         Ok(UserResource {
             api_version: self.api_version.clone(),
             kind: self.kind.clone(),

@@ -53,9 +53,9 @@ pub struct LogLevelArgs {
 pub async fn proxies(args: &ProxiesArgs) -> anyhow::Result<()> {
     let mut clients = Clients::connect(&args.socket.path()).await?;
     let found = clients.diagnostics.proxies(ProxiesRequest {}).await.map_err(explain)?.into_inner().proxies;
-    let rows = found.into_iter().map(|one| {
-        vec![one.proxy, one.spiffe_id, one.build, one.acked_revision.to_string(), one.rejected.to_string()]
-    });
+    let rows = found
+        .into_iter()
+        .map(|one| vec![one.proxy, one.spiffe_id, one.build, one.acked_revision.to_string(), one.rejected.to_string()]);
     print!("{}", table::render(&["PROXY", "IDENTITY", "BUILD", "REVISION", "REJECTED"], &rows.collect::<Vec<_>>()));
     Ok(())
 }

@@ -83,8 +83,7 @@ pub async fn apply(args: &ApplyArgs, dry_run: bool) -> anyhow::Result<()> {
     let mut refused = 0_usize;
     for document in read_all(&args.files)? {
         let request = ApplyRequest { resource: Some(document.to_message(&args.namespace)?) };
-        let answer =
-            if dry_run { clients.config.validate(request).await } else { clients.config.apply(request).await };
+        let answer = if dry_run { clients.config.validate(request).await } else { clients.config.apply(request).await };
         match answer {
             Ok(answer) => println!("{}: {}", document.title(), outcome(answer.into_inner().outcome(), dry_run)),
             // Validation reports on all, applying stops at the first.
@@ -203,7 +202,8 @@ mod tests {
 
     #[test]
     fn kinds_are_found() {
-        let check = |text: &str, version: &str, kind: &str| assert_eq!(split_kind(text), (version.to_owned(), kind.to_owned()));
+        let check =
+            |text: &str, version: &str, kind: &str| assert_eq!(split_kind(text), (version.to_owned(), kind.to_owned()));
         check("svc", "v1", "Service");
         check("v1/Service", "v1", "Service");
         check("gateway.networking.k8s.io/v1/HTTPRoute", "gateway.networking.k8s.io/v1", "HTTPRoute");

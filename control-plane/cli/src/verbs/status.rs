@@ -41,6 +41,9 @@ fn render(status: StatusResponse) -> String {
         status.revision,
         status.connected_proxies,
         table::render(&["NAMESPACE", "SERVICE", "VIRTUAL IPS", "ENDPOINTS"], &services.collect::<Vec<_>>()),
-        table::render(&["NAMESPACE", "INSTANCE", "SERVICE ACCOUNT", "ADDRESSES", "STATE"], &instances.collect::<Vec<_>>()),
+        table::render(
+            &["NAMESPACE", "INSTANCE", "SERVICE ACCOUNT", "ADDRESSES", "STATE"],
+            &instances.collect::<Vec<_>>()
+        ),
     )
 }
