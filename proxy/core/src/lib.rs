@@ -12,6 +12,7 @@ pub mod fault;
 pub mod fields;
 pub mod h1;
 pub mod identity;
+pub mod intercept;
 pub mod message;
 pub mod model;
 pub mod propagate;
