@@ -52,10 +52,8 @@ COMMIT
 fn ipv6_differs_in_addresses_only() {
     let v4 = config().rules(Family::V4).unwrap().transaction();
     let v6 = config().rules(Family::V6).unwrap().transaction();
-    let translated = v4
-        .replace("127.0.0.0/8", "::1/128")
-        .replace("127.0.0.6/32", "::6/128")
-        .replace("10.9.0.0/16", "fd00:1::/32");
+    let translated =
+        v4.replace("127.0.0.0/8", "::1/128").replace("127.0.0.6/32", "::6/128").replace("10.9.0.0/16", "fd00:1::/32");
     assert_eq!(v6, translated);
 }
 
@@ -113,7 +111,9 @@ fn twice_is_once_and_removal_leaves_the_rest() {
     assert_eq!(twice, once);
     assert!(once.contains("-A DOCKER"));
     // Doubled jumps and chains of another version are swept up too.
-    let messy = format!("{once}-A OUTPUT -p tcp -j WEFT_OUTBOUND\n:WEFT_OLD - [0:0]\n-A OUTPUT -g WEFT_OLD\n-A WEFT_OLD -j RETURN\n");
+    let messy = format!(
+        "{once}-A OUTPUT -p tcp -j WEFT_OUTBOUND\n:WEFT_OLD - [0:0]\n-A OUTPUT -g WEFT_OLD\n-A WEFT_OLD -j RETURN\n"
+    );
     assert_eq!(apply(&messy, &replace(&messy, &rules)), once);
     assert_eq!(apply(&messy, &replace(&messy, &Rules::default())), untouched);
     assert_eq!(replace(FOREIGN, &Rules::default()), "");
