@@ -75,3 +75,33 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::api::peer::PeerAddr;
+
+    #[tokio::test]
+    async fn it_does_not_outlive_its_end() {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = Arc::clone(&permits).acquire_owned().await.unwrap();
+        let (near, mut far) = tokio::io::duplex(64);
+        let peer = Peer { svid: None, local_operator: false, addr: PeerAddr::Tcp(([127, 0, 0, 1], 1).into()) };
+        let mut connection = Connection::new(near, peer, Some(Duration::from_millis(50)), permit);
+        far.write_all(b"in time").await.unwrap();
+        let mut bytes = [0; 7];
+        connection.read_exact(&mut bytes).await.unwrap();
+        connection.write_all(b"answer").await.unwrap();
+        // Nothing more comes; the end wakes the reader.
+        assert_eq!(connection.read(&mut bytes).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(connection.write(b"late").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(permits.available_permits(), 0);
+        drop(connection);
+        assert_eq!(permits.available_permits(), 1, "its share is given back");
+    }
+}

@@ -60,6 +60,7 @@ pub struct TlsDoor {
     domain: TrustDomain,
     counts: Arc<TlsCounts>,
     connections: Arc<Semaphore>,
+    handshake_timeout: Duration,
 }
 
 impl std::fmt::Debug for TlsDoor {
@@ -80,6 +81,7 @@ impl TlsDoor {
             domain: authority.domain().clone(),
             counts,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            handshake_timeout: HANDSHAKE_TIMEOUT,
         })
     }
 
@@ -131,7 +133,7 @@ impl TlsDoor {
             tcp.set_nodelay(true)?;
             self.acceptor.accept(tcp).await
         };
-        let failed = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        let failed = match tokio::time::timeout(self.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => match self.admit(stream, addr, permit) {
                 // A closed receiver means that the process ends.
                 Some(connection) => return drop(ready.send(Ok(connection)).await),
@@ -186,4 +188,41 @@ fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// A silent client is cut off, gives its share back, and does not keep others from being accepted.
+    #[tokio::test]
+    async fn a_stalled_handshake_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::new("cluster.local").unwrap();
+        let authority = Arc::new(Authority::open(directory.path(), &domain, false, SystemTime::now()).unwrap());
+        let own = Arc::new(OwnCertificate::new(Arc::clone(&authority), SystemTime::now()).unwrap());
+        let counts = Arc::new(TlsCounts::default());
+        let mut door = TlsDoor::new(&authority, own, Arc::clone(&counts)).unwrap();
+        door.handshake_timeout = Duration::from_millis(50);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let _connections = door.accept(listener);
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(TcpStream::connect(addr).await.unwrap());
+        }
+        for stream in &mut silent {
+            let ended = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut [0])).await;
+            assert_eq!(ended.unwrap().unwrap(), 0);
+        }
+        assert_eq!(counts.accepted.value(), 3);
+        let given_back = async {
+            while door.open() > 0 || counts.handshakes_failed.value() < 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), given_back).await.unwrap();
+    }
 }

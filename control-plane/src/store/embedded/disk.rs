@@ -109,6 +109,12 @@ pub(crate) fn in_memory() -> Result<(Disk, View), String> {
 }
 
 impl Disk {
+    /// Over a database of a test.
+    #[cfg(test)]
+    pub(crate) fn of(db: Database) -> Self {
+        Self { db, mark: None }
+    }
+
     /// Writes all changes and the head they lead to, durably, as one.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::*;
 use crate::store::conformance;
@@ -52,9 +53,9 @@ async fn conforms_in_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms_on_disk() {
     let directory = tempfile::tempdir().unwrap();
-    let next = std::sync::atomic::AtomicU32::new(0);
+    let next = AtomicU32::new(0);
     conformance::all(async || {
-        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = next.fetch_add(1, Ordering::Relaxed);
         let own = directory.path().join(number.to_string());
         fs::create_dir(&own).unwrap();
         Arc::new(Embedded::open(&own).unwrap()) as Arc<dyn Store>
@@ -159,6 +160,78 @@ async fn damage_is_never_data() {
         check(bytes[..length].to_vec(), format!("cut at {length}")).await;
     }
     assert!(refused > 100, "the damage was noticed {refused} times only; is it checked?");
+}
+
+/// A disk that fails from a chosen moment on.
+#[derive(Debug)]
+struct Failing {
+    memory: redb::backends::InMemoryBackend,
+    failing: Arc<AtomicBool>,
+}
+
+impl Failing {
+    fn check(&self) -> std::io::Result<()> {
+        if self.failing.load(Ordering::Acquire) { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl redb::StorageBackend for Failing {
+    fn len(&self) -> std::io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.check().and_then(|()| self.memory.set_len(len))
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.check().and_then(|()| self.memory.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.check().and_then(|()| self.memory.write(offset, data))
+    }
+}
+
+/// After a failed commit nobody knows what the disk holds. The store must say so, show nothing of it, and go on from
+/// what it finds: the state before the write, or (`ahead`) a state that the failed commit did reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_disk_costs_one_write() {
+    for ahead in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        fill(directory.path()).await;
+        let (disk, view) = disk::open(directory.path()).unwrap();
+        drop(disk);
+        let failing = Arc::new(AtomicBool::new(false));
+        let backend = Failing { memory: redb::backends::InMemoryBackend::new(), failing: Arc::clone(&failing) };
+        let db = redb::Database::builder().create_with_backend(backend).unwrap();
+        let store = Embedded::start(disk::Disk::of(db), view, Some(directory.path().to_owned())).unwrap();
+        if ahead {
+            let real = Arc::new(Embedded::open(directory.path()).unwrap());
+            real.put(key("reached"), Bytes::new(), Expect::Any).await.unwrap();
+            close(real).await;
+        }
+        let before = store.revision();
+        let mut watch = store.watch("", before).await.unwrap();
+        failing.store(true, Ordering::Release);
+        let refused = store.put(key("a"), Bytes::new(), Expect::Absent).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+        assert_eq!(store.revision(), before);
+        assert_eq!(store.get(&key("a")).await.unwrap(), None);
+        let written = store.put(key("a"), Bytes::new(), Expect::Absent).await.unwrap();
+        assert_eq!(written.0, before.0 + 1 + u64::from(ahead));
+        assert_eq!(store.get(&key("reached")).await.unwrap().is_some(), ahead);
+        let seen = tokio::time::timeout(std::time::Duration::from_secs(20), watch.next()).await.unwrap();
+        if ahead {
+            assert_eq!(seen, Err(crate::store::WatchError::Lagged), "it must list again");
+        } else {
+            assert_eq!(seen.map(|event| event.revision()), Ok(written));
+        }
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
