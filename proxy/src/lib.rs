@@ -12,8 +12,10 @@ pub mod http;
 pub mod identity;
 pub mod io;
 pub mod log;
+pub mod net;
 pub mod registration;
 pub mod runtime;
+pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 

@@ -1,0 +1,227 @@
+//! Sockets of the data path: listening, accepting within bounds, connecting.
+//!
+//! The only module of the traffic side that opens sockets, so that every option (who is noticed as dead, and when) is set
+//! in one place.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+use weft_core::fault::FaultKind;
+
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Unacknowledged data for this long means that the peer is gone (T19).
+const USER_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// A silent connection is probed after this long, this often; with [`USER_TIMEOUT`] a black hole is noticed within 15 s.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
+const KEEPALIVE_PROBES: u32 = 2;
+
+/// Source address of connections that deliver to the local application. Interception exempts it, so that delivery to the
+/// application is told apart from a workload that calls itself, which meets inbound policy.
+pub const DELIVERY_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+/// As [`DELIVERY_V4`]; `weft-proxy init` adds it to the loopback interface.
+pub const DELIVERY_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// Opens `count` sockets that share one address, one for each worker. An IPv6 wildcard takes IPv4 too; where the host has
+/// no IPv6 it becomes the IPv4 wildcard. Port 0 lets the kernel choose one port for all.
+///
+/// # Errors
+/// Whatever the kernel says of the address.
+pub fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = match listen_once(address) {
+        Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && no_ipv6(&error) => {
+            listen_once(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))?
+        }
+        other => other?,
+    };
+    let bound = first.local_addr()?;
+    let mut all = vec![first];
+    for _ in 1..count {
+        all.push(listen_once(bound)?);
+    }
+    Ok(all)
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
+}
+
+fn listen_once(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Options of a connection that was accepted or opened: no delay, and a dead peer is noticed. A socket that refuses one
+/// still works.
+pub fn tune(socket: &TcpStream) {
+    let reference = SockRef::from(socket);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_PROBES);
+    let tuned = socket
+        .set_nodelay(true)
+        .and_then(|()| reference.set_tcp_user_timeout(Some(USER_TIMEOUT)))
+        .and_then(|()| reference.set_tcp_keepalive(&keepalive));
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "socket option refused");
+    }
+}
+
+/// Makes the peer see a reset when the socket is dropped.
+pub fn reset(socket: TcpStream) {
+    if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
+        tracing::trace!(%error, "socket closes instead of resetting");
+    }
+}
+
+/// Opens a connection. `delivery`: to the local application, from the delivery address. Cancelling closes.
+///
+/// # Errors
+/// `ConnectTimeout`, `Overload` where descriptors or ports have run out, else `ConnectFailed`.
+pub async fn connect(to: SocketAddr, delivery: bool, within: Duration) -> Result<TcpStream, FaultKind> {
+    let opened = async {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if delivery && !to.ip().to_canonical().is_loopback() {
+            bind_delivery(&socket, to);
+        }
+        socket.connect(to).await
+    };
+    match tokio::time::timeout(within, opened).await {
+        Ok(Ok(socket)) => {
+            tune(&socket);
+            Ok(socket)
+        }
+        Ok(Err(error)) => Err(connect_fault(&error)),
+        Err(_) => Err(FaultKind::ConnectTimeout),
+    }
+}
+
+fn bind_delivery(socket: &TcpSocket, to: SocketAddr) {
+    let from: IpAddr = if to.is_ipv4() { DELIVERY_V4.into() } else { DELIVERY_V6.into() };
+    // Without interception the address may be absent; then nothing needs to be told apart either.
+    if let Err(error) = socket.bind(SocketAddr::new(from, 0)) {
+        tracing::debug!(%error, "delivery address is absent");
+    }
+}
+
+fn connect_fault(error: &io::Error) -> FaultKind {
+    use nix::errno::Errno;
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::EADDRNOTAVAIL | Errno::ENOBUFS | Errno::ENOMEM) => {
+            FaultKind::Overload
+        }
+        Some(Errno::ETIMEDOUT) => FaultKind::ConnectTimeout,
+        Some(_) | None => FaultKind::ConnectFailed,
+    }
+}
+
+/// Bounds on connections from downstream, over all workers.
+#[derive(Debug)]
+pub struct Admission {
+    total_max: usize,
+    per_source_max: usize,
+    total: AtomicUsize,
+    by_source: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Admission {
+    /// At most `total_max` connections, and at most `per_source_max` from one address.
+    #[must_use]
+    pub fn new(total_max: usize, per_source_max: usize) -> Self {
+        Self { total_max, per_source_max, total: AtomicUsize::new(0), by_source: Mutex::default() }
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// A place for one more connection, until it is dropped; `None` at a bound.
+    #[must_use]
+    pub fn admit(self: &Arc<Self>, source: IpAddr) -> Option<Admitted> {
+        let source = source.to_canonical();
+        if self.total.fetch_add(1, Ordering::Relaxed) >= self.total_max {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut by_source = self.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_source.entry(source).or_insert(0);
+        if *count >= self.per_source_max {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        *count += 1;
+        drop(by_source);
+        Some(Admitted { admission: Arc::clone(self), source })
+    }
+}
+
+/// The place of one connection.
+#[derive(Debug)]
+pub struct Admitted {
+    admission: Arc<Admission>,
+    source: IpAddr,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.admission.total.fetch_sub(1, Ordering::Relaxed);
+        let mut by_source = self.admission.by_source.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = by_source.entry(self.source) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admission_is_bounded_in_total_and_per_source() {
+        let admission = Arc::new(Admission::new(3, 2));
+        let source = |last| IpAddr::from([10, 0, 0, last]);
+        let mut held: Vec<_> = (0..2).map(|_| admission.admit(source(1)).unwrap()).collect();
+        assert!(admission.admit(source(1)).is_none(), "per source");
+        held.push(admission.admit(source(2)).unwrap());
+        assert!(admission.admit(source(3)).is_none(), "in total");
+        assert_eq!(admission.open(), 3);
+        held.clear();
+        assert_eq!(admission.open(), 0);
+        assert!(admission.by_source.lock().unwrap().is_empty(), "no source is remembered");
+        assert!(admission.admit(source(1)).is_some());
+    }
+
+    #[tokio::test]
+    async fn workers_share_one_port() {
+        let listeners = listen("[::]:0".parse().unwrap(), 3).unwrap();
+        let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        assert!(ports.iter().all(|port| *port == ports[0] && *port != 0));
+        let to = SocketAddr::from(([127, 0, 0, 1], ports[0]));
+        connect(to, false, Duration::from_secs(1)).await.unwrap();
+        drop(listeners);
+        assert_eq!(connect(to, false, Duration::from_secs(1)).await.unwrap_err(), FaultKind::ConnectFailed);
+    }
+}
