@@ -9,6 +9,7 @@ pub mod diagnostics;
 pub mod doors;
 pub mod entropy;
 pub mod http;
+pub mod feed;
 pub mod identity;
 pub mod io;
 pub mod log;

@@ -179,9 +179,10 @@ fn port_entry(
     match was {
         Some(was) if was.port == *port && same_pointers(&was.endpoints, &endpoints) => Arc::clone(was),
         Some(_) | None => {
+            let usage = was.map(|was| Arc::clone(&was.usage)).unwrap_or_default();
             let shares = Shares::new(endpoints.iter().map(|endpoint| endpoint.weight));
             let label = format!("{key}:{}", port.port).into();
-            Arc::new(PortEntry { service: key.clone(), port: port.clone(), label, endpoints, shares })
+            Arc::new(PortEntry { service: key.clone(), port: port.clone(), label, endpoints, shares, usage })
         }
     }
 }

@@ -11,10 +11,13 @@ mod target;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::balance::{EndpointHealth, Shares};
 use crate::identity::spiffe::SpiffeId;
 use crate::model::{Endpoint, Mesh, Resolution, Service, ServiceKey, ServicePort, Weight};
+use crate::time::Moment;
 use index::Index;
 
 pub use apply::apply;
@@ -59,6 +62,29 @@ pub struct PortEntry {
     pub endpoints: Vec<Arc<EndpointTarget>>,
     /// Their weights, prepared for drawing.
     pub shares: Shares,
+    /// When it was last used. Survives changes of the port.
+    pub usage: Arc<Usage>,
+}
+
+/// When something was last used, shared by all workers. Precise to a second, so that busy workers rarely write.
+#[derive(Debug, Default)]
+pub struct Usage(AtomicU64);
+
+impl Usage {
+    const PRECISION: Duration = Duration::from_secs(1);
+
+    /// Notes a use: call it for each connection or request that goes to the port.
+    pub fn touch(&self, now: Moment) {
+        if now.since(Moment::from_nanos(self.0.load(Ordering::Relaxed))) >= Self::PRECISION {
+            self.0.fetch_max(now.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    /// The last use noted; `None` before the first.
+    #[must_use]
+    pub fn last(&self) -> Option<Moment> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0).map(Moment::from_nanos)
+    }
 }
 
 /// One endpoint as it serves one port.
@@ -114,6 +140,15 @@ impl Snapshot {
     #[must_use]
     pub fn resolution(&self, address: SocketAddr) -> Option<&Resolution> {
         self.resolutions.get(&address).map(AsRef::as_ref)
+    }
+
+    /// When traffic last went where an original destination leads; `None` if never, or if it leads nowhere.
+    #[must_use]
+    pub fn last_use(&self, address: SocketAddr) -> Option<Moment> {
+        match self.outbound_target(address) {
+            Target::Service { port, .. } => port.usage.last(),
+            Target::Passthrough | Target::Refused(_) | Target::Ask { .. } => None,
+        }
     }
 
     /// All answers held, in no particular order.

@@ -1,0 +1,109 @@
+//! Which resources are in force, at which version, and what answers lead to.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::model::{Resource, ResourceId, ServiceKey, Upsert, Verdict};
+
+/// Versions in force.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    mesh: Option<u64>,
+    services: HashMap<ServiceKey, HeldService>,
+    resolutions: HashMap<SocketAddr, (u64, Option<ServiceKey>)>,
+}
+
+/// A service, its endpoints, or both.
+#[derive(Debug, Default)]
+struct HeldService {
+    version: Option<u64>,
+    endpoints: HashMap<Arc<str>, u64>,
+}
+
+impl Held {
+    /// Takes a resource into force; `false` if this version or a newer one is in force already.
+    pub(super) fn accept(&mut self, upsert: &Upsert) -> bool {
+        let version = upsert.version;
+        let newer = |held: Option<u64>| held.is_none_or(|held| held < version);
+        match &upsert.resource {
+            Resource::Mesh(_) => newer(self.mesh) && self.mesh.replace(version) != Some(version),
+            Resource::Service(service) => {
+                let held = self.services.entry(service.key.clone()).or_default();
+                newer(held.version) && held.version.replace(version) != Some(version)
+            }
+            Resource::Endpoint(endpoint) => {
+                let held = self.services.entry(endpoint.service.clone()).or_default();
+                let accepted = newer(held.endpoints.get(&endpoint.id).copied());
+                if accepted {
+                    held.endpoints.insert(Arc::clone(&endpoint.id), version);
+                }
+                accepted
+            }
+            Resource::Resolution(resolution) => {
+                let accepted = newer(self.resolutions.get(&resolution.address).map(|(version, _)| *version));
+                if accepted {
+                    let leads_to = match &resolution.verdict {
+                        Verdict::Found { service, .. } => Some(service.clone()),
+                        Verdict::Denied { .. } | Verdict::Unknown => None,
+                    };
+                    self.resolutions.insert(resolution.address, (version, leads_to));
+                }
+                accepted
+            }
+        }
+    }
+
+    /// `false` if it was not held.
+    pub(super) fn remove(&mut self, id: &ResourceId) -> bool {
+        match id {
+            ResourceId::Mesh => self.mesh.take().is_some(),
+            ResourceId::Service(key) => self.change(key, |held| held.version.take().is_some()),
+            ResourceId::Endpoint(key, id) => self.change(key, |held| held.endpoints.remove(id).is_some()),
+            ResourceId::Resolution(address) => self.resolutions.remove(address).is_some(),
+        }
+    }
+
+    fn change(&mut self, key: &ServiceKey, change: impl FnOnce(&mut HeldService) -> bool) -> bool {
+        let Some(held) = self.services.get_mut(key) else { return false };
+        let changed = change(held);
+        if held.version.is_none() && held.endpoints.is_empty() {
+            self.services.remove(key);
+        }
+        changed
+    }
+
+    pub(super) fn remove_resolution(&mut self, address: SocketAddr) -> Option<ResourceId> {
+        self.resolutions.remove(&address).map(|_| ResourceId::Resolution(address))
+    }
+
+    /// Lets go of a service and its endpoints, and names them.
+    pub(super) fn remove_service(&mut self, key: &ServiceKey) -> Vec<ResourceId> {
+        let Some((key, held)) = self.services.remove_entry(key) else { return Vec::new() };
+        names(&key, &held).map(|(id, _)| id).collect()
+    }
+
+    /// Services that held answers lead to.
+    pub(super) fn found(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.resolutions.values().filter_map(|(_, leads_to)| leads_to.as_ref())
+    }
+
+    pub(super) fn services_except(&self, needed: &HashSet<ServiceKey>) -> Vec<ServiceKey> {
+        self.services.keys().filter(|key| !needed.contains(*key)).cloned().collect()
+    }
+
+    /// All that is held, with versions.
+    pub(super) fn list(&self) -> impl Iterator<Item = (ResourceId, u64)> {
+        let mesh = self.mesh.map(|version| (ResourceId::Mesh, version));
+        let services = self.services.iter().flat_map(|(key, held)| names(key, held));
+        let resolutions =
+            self.resolutions.iter().map(|(address, (version, _))| (ResourceId::Resolution(*address), *version));
+        mesh.into_iter().chain(services).chain(resolutions)
+    }
+}
+
+fn names<'a>(key: &'a ServiceKey, held: &'a HeldService) -> impl Iterator<Item = (ResourceId, u64)> + use<'a> {
+    let service = held.version.map(|version| (ResourceId::Service(key.clone()), version));
+    let endpoint = |(id, version): (&Arc<str>, &u64)| (ResourceId::Endpoint(key.clone(), Arc::clone(id)), *version);
+    service.into_iter().chain(held.endpoints.iter().map(endpoint))
+}
