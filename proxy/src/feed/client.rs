@@ -142,7 +142,8 @@ impl Feed {
         let (outgoing, requests) = mpsc::channel(OUTGOING_MAX);
         let hello_by = tokio::time::Instant::now() + WELCOME_TIMEOUT;
         let connected = self.meanwhile(tokio::time::timeout_at(hello_by, connect)).await;
-        let channel = connected.map_err(|_| FeedError::Silent)?.map_err(|error| FeedError::Connect(error.to_string()))?;
+        let channel =
+            connected.map_err(|_| FeedError::Silent)?.map_err(|error| FeedError::Connect(error.to_string()))?;
         self.subscriber.handle_connected();
         // A server may wait for the first message before it answers the call.
         if let Some(hello) = self.subscriber.poll_send() {

@@ -108,7 +108,8 @@ impl Reader {
                 None
             }
         };
-        let tls = top.remove("tls").and_then(|tls| self.message::<v1::TlsMaterial>("tls", tls)).map(|tls| self.tls(tls));
+        let tls =
+            top.remove("tls").and_then(|tls| self.message::<v1::TlsMaterial>("tls", tls)).map(|tls| self.tls(tls));
         let listeners = self.list(top.remove("listeners"), "listeners", decode::listener);
         let services = self.list(top.remove("services"), "services", decode::service);
         let endpoints = self.list(top.remove("endpoints"), "endpoints", decode::endpoint);
@@ -152,7 +153,10 @@ impl Reader {
                 }
             };
             let Some(entry) = snapshot.service(service).and_then(|entry| entry.port(port.get())) else {
-                self.add(format!("listeners[{at}].{field}"), format!("no service {service} with port {port} in this file"));
+                self.add(
+                    format!("listeners[{at}].{field}"),
+                    format!("no service {service} with port {port} in this file"),
+                );
                 continue;
             };
             if !has_tls && entry.endpoints.iter().any(|endpoint| endpoint.mesh_tls) {
@@ -267,8 +271,12 @@ mod tests {
         check(&REVERSE_PROXY.replace("port: 80 }", "port: 81 }"), &["listeners[0].reverseProxy"]);
         check(&REVERSE_PROXY.replace("targetPort: 9002", "targetPort: 0"), &["endpoints[1].ports[0].targetPort"]);
         check(&REVERSE_PROXY.replace("id: backend-2", "id: backend-1"), &["endpoints[1]"]);
-        check(&REVERSE_PROXY.replace("service: backend\n    id: backend-2", "service: b\n    id: x"), &["endpoints[1].service"]);
-        let no_tls = OUTBOUND.replace("tls:\n", "").replace("  certificateChainPath", "#").replace("  privateKeyPath", "#");
+        check(
+            &REVERSE_PROXY.replace("service: backend\n    id: backend-2", "service: b\n    id: x"),
+            &["endpoints[1].service"],
+        );
+        let no_tls =
+            OUTBOUND.replace("tls:\n", "").replace("  certificateChainPath", "#").replace("  privateKeyPath", "#");
         check(&no_tls.replace("  trustBundlePath", "#"), &["listeners[0].outbound", "listeners[1].outbound"]);
         check(&INBOUND.replace("INBOUND_MODE_STRICT", "SOMETIMES"), &["listeners[0]", "listeners[1]"]);
     }

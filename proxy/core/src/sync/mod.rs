@@ -271,7 +271,8 @@ impl Subscriber {
         let (answers, others): (Vec<Upsert>, Vec<Upsert>) =
             update.upserts.into_iter().partition(|upsert| answer_about(&upsert.resource).is_some());
         for upsert in answers {
-            let wanted = answer_about(&upsert.resource).is_some_and(|address| self.wants.contains(&Want::Address(address)));
+            let wanted =
+                answer_about(&upsert.resource).is_some_and(|address| self.wants.contains(&Want::Address(address)));
             if wanted && self.held.accept(&upsert) {
                 out.upserts.push(upsert);
             }
@@ -358,10 +359,9 @@ fn target(want: &Want) -> v1::Target {
             namespace: key.namespace.as_ref().into(),
             name: key.name.as_ref().into(),
         }),
-        Want::Address(address) => v1::target::Target::Address(v1::SocketAddress {
-            ip: address.ip().to_string(),
-            port: address.port().into(),
-        }),
+        Want::Address(address) => {
+            v1::target::Target::Address(v1::SocketAddress { ip: address.ip().to_string(), port: address.port().into() })
+        }
     };
     v1::Target { target: Some(target) }
 }
