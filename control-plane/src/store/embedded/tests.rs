@@ -127,6 +127,36 @@ async fn a_lost_or_old_file_is_refused() {
     check("damaged");
 }
 
+/// Damage that redb's own checks cannot see: its tree is sound, but not what was written.
+#[tokio::test]
+async fn a_sound_tree_with_other_records_is_refused() {
+    const RECORDS: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("records");
+    let check = async |tamper: fn(&mut redb::Table<'_, &str, &[u8]>), wanted: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        fill(directory.path()).await;
+        let db = redb::Database::open(directory.path().join(STORE_FILE)).unwrap();
+        let transaction = db.begin_write().unwrap();
+        tamper(&mut transaction.open_table(RECORDS).unwrap());
+        transaction.commit().unwrap();
+        drop(db);
+        let refused = Embedded::open(directory.path()).unwrap_err().to_string();
+        assert!(refused.contains(wanted), "{refused}");
+    };
+    let lose = |table: &mut redb::Table<'_, &str, &[u8]>| drop(table.remove("instance/shop/cart-1").unwrap());
+    check(lose, "missing or left over").await;
+    let alter = |table: &mut redb::Table<'_, &str, &[u8]>| {
+        let mut bytes = table.remove("instance/shop/cart-1").unwrap().unwrap().value().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        table.insert("instance/shop/cart-1", bytes.as_slice()).unwrap();
+    };
+    check(alter, "does not match its checksum").await;
+    let rename = |table: &mut redb::Table<'_, &str, &[u8]>| {
+        let bytes = table.remove("instance/shop/cart-1").unwrap().unwrap().value().to_vec();
+        table.insert("instance/shop/cart-2", bytes.as_slice()).unwrap();
+    };
+    check(rename, "does not match its checksum").await;
+}
+
 /// Reading the damaged store gives what was written, or a refusal. Nothing else: no other data, no panic, no hang.
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_is_never_data() {
