@@ -131,11 +131,12 @@ pub(crate) struct H2Sender {
     pending: Bytes,
     to: Side,
     sent: u64,
+    broken: Option<BodyError>,
 }
 
 impl H2Sender {
     pub(crate) const fn new(stream: SendStream<Bytes>, body: Body, to: Side) -> Self {
-        Self { stream, body, pending: Bytes::new(), to, sent: 0 }
+        Self { stream, body, pending: Bytes::new(), to, sent: 0, broken: None }
     }
 
     /// Data bytes handed to the connection.
@@ -150,6 +151,10 @@ impl H2Sender {
             fault: if to == Side::Upstream { FaultKind::UpstreamReset } else { FaultKind::DownstreamReset },
             reset: error.reason(),
         };
+        if let Some(error) = self.broken.take() {
+            self.stream.send_reset(reset_reason(error));
+            return Poll::Ready(Err(error));
+        }
         loop {
             if !self.pending.is_empty() {
                 self.stream.reserve_capacity(self.pending.len());
@@ -188,8 +193,11 @@ impl H2Sender {
                     return Poll::Ready(self.stream.send_trailers(trailers_to_h2(&trailers)).map_err(gone));
                 }
                 Some(Err(error)) => {
-                    self.stream.send_reset(reset_reason(error));
-                    return Poll::Ready(Err(error));
+                    // A reset discards frames that wait to be written, the head among them. The connection's task is
+                    // ahead of us in the queue: let it write them first.
+                    self.broken = Some(error);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 None => return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(gone)),
             }

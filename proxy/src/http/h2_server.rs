@@ -120,14 +120,12 @@ fn refuse<H: Handler>(reason: HeadFault, method: Method, mut respond: SendRespon
         Refusal { fault, reason: Some(reason), version: Version::Http2, method: Some(method), status: reason.status() };
     handler.refused(&refusal);
     let Response { head, body, .. } = refusal_response(&refusal);
-    let sent = response_to_h2(&head).map_err(|_| ()).and_then(|response| {
-        let mut stream = respond.send_response(response, false).map_err(|_| ())?;
+    // Where sending fails the stream is gone already. A request body still on its way is stopped by dropping the stream.
+    if let Ok(response) = response_to_h2(&head)
+        && let Ok(mut stream) = respond.send_response(response, false)
+    {
         let text = if let Body::Full(text) = body { text } else { Bytes::new() };
-        stream.send_data(text, true).map_err(|_| ())
-    });
-    // Otherwise the stream is gone already.
-    if sent.is_ok() {
-        respond.send_reset(Reason::NO_ERROR);
+        stream.send_data(text, true).unwrap_or_default();
     }
 }
 

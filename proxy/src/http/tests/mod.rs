@@ -1,1 +1,6 @@
+//! Raw clients and scripted upstreams around a handler that forwards everything; bytes are compared, not parsed.
 
+mod connections;
+mod h1_messages;
+mod h2_streams;
+mod support;

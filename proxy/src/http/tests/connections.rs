@@ -1,0 +1,266 @@
+//! Life of HTTP/1 connections: order, reuse, limits, ends.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use weft_core::fault::FaultKind;
+use weft_core::h1::Limits;
+use weft_core::message::RequestHead;
+
+use super::support::*;
+use crate::http::{Body, H1Client, HttpLimits, Interim, Request, ServeEnd};
+use crate::io::Stream;
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const HI: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+#[test]
+fn pipelined_requests_are_answered_in_order_over_one_upstream_connection() {
+    run(async {
+        let to = upstream(|mut socket, _| async move {
+            while let Some(head) = try_read_head(&mut socket).await {
+                let path = head.split(' ').nth(1).unwrap();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len());
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let (proxy, mut client) = h1_pair(to).await;
+        let three: String = (1..=3).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n")).collect();
+        client.write_all(three.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let expected: String = (1..=3).map(|n| format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n/{n}")).collect();
+        assert_eq!(read_all(&mut client).await.unwrap(), expected);
+        assert_eq!(proxy.handler.opened.get(), 1);
+        assert_eq!(*proxy.ends.borrow(), [ServeEnd::Closed]);
+    });
+}
+
+/// The upstream's first answer is `answer`; says how many connections two requests take.
+fn connections_for(answer: &'static str, expected: u32) {
+    run(async {
+        let (proxy, mut client) = h1_pair(answering(answer).await).await;
+        for _ in 0..2 {
+            client.write_all(GET).await.unwrap();
+            read_until(&mut client, "\r\n\r\nhi").await;
+        }
+        assert_eq!(proxy.handler.opened.get(), expected, "{answer:?}");
+    });
+}
+
+#[test]
+fn upstream_connections_are_reused_only_after_a_clean_end() {
+    connections_for(HI, 1);
+    connections_for("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi", 2);
+    connections_for("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", 2);
+    // Response queue poisoning: what follows a response is never the answer to the next request.
+    connections_for("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 2);
+}
+
+#[test]
+fn an_idle_connection_that_ended_or_spoke_is_not_quiet() {
+    for words in ["", "HTTP/1.1 408 Timeout\r\n\r\n"] {
+        run(async {
+            let go = Rc::new(Notify::new());
+            let wait = Rc::clone(&go);
+            let to = upstream(move |mut socket, _| {
+                let wait = Rc::clone(&wait);
+                async move {
+                    wait.notified().await;
+                    socket.write_all(words.as_bytes()).await.unwrap();
+                }
+            })
+            .await;
+            let socket = TcpStream::connect(to).await.unwrap();
+            let mut client = H1Client::new(Stream::plain(socket), Limits::default());
+            assert!(client.is_quiet());
+            go.notify_one();
+            std::future::poll_fn(|cx| client.poll_idle(cx)).await;
+            assert!(!client.is_quiet());
+        });
+    }
+}
+
+#[test]
+fn a_request_no_byte_of_which_left_is_given_back() {
+    run(async {
+        let to = upstream(|mut socket, _| async move {
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        })
+        .await;
+        let socket = TcpStream::connect(to).await.unwrap();
+        let mut client = H1Client::new(Stream::plain(socket), Limits::default());
+        std::future::poll_fn(|cx| client.poll_idle(cx)).await;
+        let mut head = RequestHead::new(::http::Method::GET, "/again");
+        head.fields.append("host", "a");
+        let error = client.send(Request { head, body: Body::Empty }, &Interim::none(), None).await.unwrap_err();
+        assert!(error.unsent);
+        assert_eq!(error.fault, FaultKind::UpstreamProtocol);
+        assert_eq!(error.request.unwrap().head.target, "/again");
+    });
+}
+
+#[test]
+fn the_end_of_the_clients_direction_does_not_cost_its_answer() {
+    run(async {
+        let go = Rc::new(Notify::new());
+        let wait = Rc::clone(&go);
+        let to = upstream(move |mut socket, _| {
+            let wait = Rc::clone(&wait);
+            async move {
+                read_head(&mut socket).await;
+                wait.notified().await;
+                socket.write_all(HI.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let (_proxy, mut client) = h1_pair(to).await;
+        client.write_all(GET).await.unwrap();
+        client.shutdown().await.unwrap();
+        go.notify_one();
+        assert_eq!(read_all(&mut client).await.as_deref(), Some(HI));
+    });
+}
+
+#[test]
+fn a_reset_cancels_the_work_upstream() {
+    run(async {
+        let (arrived, left) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+        let (tell_arrived, tell_left) = (Rc::clone(&arrived), Rc::clone(&left));
+        let to = upstream(move |mut socket, _| {
+            let (arrived, left) = (Rc::clone(&tell_arrived), Rc::clone(&tell_left));
+            async move {
+                read_head(&mut socket).await;
+                arrived.notify_one();
+                assert_eq!(read_all(&mut socket).await.unwrap_or_default(), "");
+                left.notify_one();
+            }
+        })
+        .await;
+        let (proxy, mut client) = h1_pair(to).await;
+        client.write_all(GET).await.unwrap();
+        arrived.notified().await;
+        Stream::plain(client).abort();
+        left.notified().await;
+        proxy.handler.noted("cancelled").await;
+        proxy.handler.noted("end Fault(DownstreamReset)").await;
+    });
+}
+
+#[test]
+fn cve_2025_4366_a_body_nobody_read_is_not_the_next_request() {
+    for (size, kept) in [(10_usize, true), (1_000_000, false)] {
+        run(async {
+            let proxy = proxy(Proto::H1, None, HttpLimits::default()).await;
+            let mut client = TcpStream::connect(proxy.address).await.unwrap();
+            let smuggled = "GET /x HTTP/1.1\r\nHost: a\r\n\r\n".repeat(size / 20 + 1);
+            let body = smuggled.get(..size).unwrap();
+            let request = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n{body}");
+            let (mut read, mut write) = client.split();
+            let send = async {
+                // Refused half-way when the connection closes: that is the point.
+                if write.write_all(request.as_bytes()).await.is_ok() {
+                    write.write_all(GET).await.unwrap_or_default();
+                    write.shutdown().await.unwrap_or_default();
+                }
+            };
+            let mut all = String::new();
+            let receive = async { read.read_to_string(&mut all).await };
+            let ((), received) = tokio::join!(send, receive);
+            received.expect("the answer must not be lost in a reset");
+            let answers = all.matches("HTTP/1.1 403").count();
+            assert_eq!(answers, if kept { 2 } else { 1 }, "{size}: {all}");
+        });
+    }
+}
+
+#[test]
+fn a_slow_head_gets_408_and_silence_gets_closed() {
+    let limits = HttpLimits {
+        head_timeout: Duration::from_millis(50),
+        idle_timeout: Duration::from_millis(50),
+        ..HttpLimits::default()
+    };
+    for (sent, status, end) in [
+        (&b"GET / HT"[..], "HTTP/1.1 408 ", ServeEnd::Fault(FaultKind::HeadTimeout)),
+        (b"", "", ServeEnd::Fault(FaultKind::HeadTimeout)),
+        (GET, "HTTP/1.1 403 ", ServeEnd::Idle),
+    ] {
+        run(async {
+            let proxy = proxy(Proto::H1, None, limits.clone()).await;
+            let mut client = TcpStream::connect(proxy.address).await.unwrap();
+            client.write_all(sent).await.unwrap();
+            let all = read_all(&mut client).await.unwrap();
+            assert!(all.starts_with(status), "{all}");
+            drop(client);
+            proxy.handler.noted("end").await;
+            assert_eq!(*proxy.ends.borrow(), [end]);
+        });
+    }
+}
+
+#[test]
+fn draining_closes_after_the_request_at_hand_and_idle_connections() {
+    run(async {
+        let limits = HttpLimits { linger_timeout: Duration::from_millis(100), ..HttpLimits::default() };
+        let to = answering(HI).await;
+        let proxy = proxy(Proto::H1, Some((to, Proto::H1)), limits).await;
+        let mut busy = TcpStream::connect(proxy.address).await.unwrap();
+        let mut idle = TcpStream::connect(proxy.address).await.unwrap();
+        for client in [&mut busy, &mut idle] {
+            client.write_all(GET).await.unwrap();
+            read_until(client, "\r\n\r\nhi").await;
+        }
+        proxy.trigger.start();
+        busy.write_all(GET).await.unwrap();
+        let last = read_all(&mut busy).await.unwrap();
+        assert!(last.contains("Connection: close\r\n") && last.ends_with("hi"), "{last}");
+        assert_eq!(read_all(&mut idle).await.as_deref(), Some(""));
+    });
+}
+
+#[test]
+fn a_slow_reader_holds_the_upstream_back() {
+    run(async {
+        const ALL: usize = 256 * 1024 * 1024;
+        let written = Rc::new(Cell::new(0_usize));
+        let count = Rc::clone(&written);
+        let to = upstream(move |mut socket, _| {
+            let count = Rc::clone(&count);
+            async move {
+                read_head(&mut socket).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {ALL}\r\n\r\n");
+                socket.write_all(head.as_bytes()).await.unwrap();
+                let piece = vec![7; 64 * 1024];
+                while let Ok(len) = socket.write(&piece).await {
+                    count.set(count.get() + len);
+                }
+            }
+        })
+        .await;
+        let (_proxy, mut client) = h1_pair(to).await;
+        client.write_all(GET).await.unwrap();
+        read_head(&mut client).await;
+        // Buffers of four sockets fill up; then nothing moves, however long one waits.
+        let mut before = 0;
+        while written.get() == 0 || written.get() != before {
+            before = written.get();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(before < ALL / 4, "{before} bytes were taken for a client that reads nothing");
+        // And it moves on when the client does.
+        let drain = spawn_local(async move {
+            let mut buffer = vec![0; 64 * 1024];
+            while client.read(&mut buffer).await.is_ok_and(|len| len > 0) {}
+        });
+        while written.get() < before + 1024 * 1024 {
+            tokio::task::yield_now().await;
+        }
+        drain.abort();
+    });
+}
