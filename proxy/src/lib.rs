@@ -11,6 +11,7 @@ pub mod entropy;
 pub mod feed;
 pub mod http;
 pub mod identity;
+pub mod intercept;
 pub mod io;
 pub mod log;
 pub mod net;

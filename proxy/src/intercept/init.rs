@@ -1,0 +1,106 @@
+//! `weft-proxy init`: the command line of interception.
+
+use std::io::Write;
+
+use clap::Args;
+use ipnet::IpNet;
+use weft_core::intercept::{InterceptConfig, PROXY_UID};
+
+use super::apply::{Ipv6, apply, plan};
+
+/// Redirect the TCP connections of this network namespace into the proxy.
+///
+/// Needs root, or CAP_NET_ADMIN and CAP_NET_RAW. Running it again replaces the rules; rules of others are not touched.
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where the proxy takes connections of the application.
+    #[arg(long, env = "WEFT_OUTBOUND_PORT", value_name = "PORT", default_value_t = 15001)]
+    pub outbound_port: u16,
+
+    /// Where the proxy takes connections to the application.
+    #[arg(long, env = "WEFT_INBOUND_PORT", value_name = "PORT", default_value_t = 15006)]
+    pub inbound_port: u16,
+
+    /// Further ports of the proxy, never captured.
+    #[arg(long, env = "WEFT_OWN_PORTS", value_name = "PORT", value_delimiter = ',', default_values_t = [15020, 15053])]
+    pub own_port: Vec<u16>,
+
+    /// User that the proxy runs as; its connections are not captured.
+    #[arg(long, env = "WEFT_PROXY_UID", value_name = "UID", default_value_t = PROXY_UID)]
+    pub proxy_uid: u32,
+
+    /// Packet mark of the proxy's connections, when it shares the application's user; decimal or 0x….
+    #[arg(long, env = "WEFT_MARK", value_name = "MARK", value_parser = mark)]
+    pub mark: Option<u32>,
+
+    /// Connections to these ports of the application are not captured.
+    #[arg(long, env = "WEFT_EXCLUDE_INBOUND_PORTS", value_name = "PORT", value_delimiter = ',')]
+    pub exclude_inbound_port: Vec<u16>,
+
+    /// Connections of the application to these ports are not captured.
+    #[arg(long, env = "WEFT_EXCLUDE_OUTBOUND_PORTS", value_name = "PORT", value_delimiter = ',')]
+    pub exclude_outbound_port: Vec<u16>,
+
+    /// Connections of the application to these networks are not captured.
+    #[arg(long, env = "WEFT_EXCLUDE_CIDRS", value_name = "CIDR", value_delimiter = ',')]
+    pub exclude_cidr: Vec<IpNet>,
+
+    /// Connections of these users are not captured.
+    #[arg(long, env = "WEFT_EXCLUDE_UIDS", value_name = "UID", value_delimiter = ',')]
+    pub exclude_uid: Vec<u32>,
+
+    /// Remove the rules.
+    #[arg(long)]
+    pub remove: bool,
+
+    /// Print what would be fed to iptables-restore and ip6tables-restore, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl InitArgs {
+    /// Does it, and says what it did.
+    ///
+    /// # Errors
+    /// When the rules cannot be applied; then nothing has changed unless the error says so.
+    pub fn run(self) -> anyhow::Result<()> {
+        let config = (!self.remove).then(|| self.config());
+        let mut out = std::io::stdout().lock();
+        if self.dry_run {
+            let plan = plan(config.as_ref())?;
+            writeln!(out, "# iptables-restore --noflush --wait\n{}", plan.v4)?;
+            match plan.v6 {
+                Some(v6) => writeln!(out, "# ip6tables-restore --noflush --wait\n{v6}")?,
+                None => writeln!(out, "# this kernel has no IPv6")?,
+            }
+            return Ok(());
+        }
+        let done = if self.remove { "redirection removed" } else { "connections are redirected" };
+        let families = match apply(config.as_ref())? {
+            Ipv6::Done => "IPv4 and IPv6",
+            Ipv6::Absent => "IPv4; this kernel has no IPv6",
+            Ipv6::OffOnLoopback => "IPv4 and IPv6; IPv6 is switched off on lo",
+        };
+        writeln!(out, "{done} ({families})")?;
+        Ok(())
+    }
+
+    fn config(&self) -> InterceptConfig {
+        InterceptConfig {
+            outbound_port: self.outbound_port,
+            inbound_port: self.inbound_port,
+            own_ports: self.own_port.iter().copied().collect(),
+            proxy_uid: self.proxy_uid,
+            mark: self.mark,
+            exclude_inbound_ports: self.exclude_inbound_port.iter().copied().collect(),
+            exclude_outbound_ports: self.exclude_outbound_port.iter().copied().collect(),
+            exclude_cidrs: self.exclude_cidr.iter().copied().collect(),
+            exclude_uids: self.exclude_uid.iter().copied().collect(),
+        }
+    }
+}
+
+fn mark(text: &str) -> Result<u32, String> {
+    let parsed = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u32::from_str_radix(hex, 16));
+    parsed.map_err(|_| "expected a number from 1 to 4294967295, or 0x and hexadecimal digits".to_owned())
+}
