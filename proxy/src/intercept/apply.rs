@@ -109,9 +109,7 @@ pub fn apply(config: Option<&InterceptConfig>) -> Result<Ipv6, ApplyError> {
         Ok(false) => Ok(Ipv6::OffOnLoopback),
         Err(failure) => match tools_v4.put_back(&before_v4) {
             Ok(()) => Err(failure),
-            Err(rollback) => {
-                Err(ApplyError::HalfApplied { failure: Box::new(failure), rollback: Box::new(rollback) })
-            }
+            Err(rollback) => Err(ApplyError::HalfApplied { failure: Box::new(failure), rollback: Box::new(rollback) }),
         },
     }
 }
