@@ -1,0 +1,109 @@
+//! A proxy's identity code against a real control plane: joining by token, renewing by certificate, and what each side
+//! refuses of the other.
+
+#[cfg(test)]
+mod join {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use clap::Parser as _;
+    use hyper_util::rt::TokioIo;
+    use rcgen::{CertificateParams, KeyPair};
+    use tokio::net::UnixStream;
+    use tokio::sync::watch;
+    use tonic::transport::{Channel, Endpoint};
+    use weft_control_plane::bootstrap::{Cli, Command};
+    use weft_control_plane::{serve, shutdown};
+    use weft_core::identity::join_token::JoinToken;
+    use weft_proto::v1::identity_client::IdentityClient;
+    use weft_proto::v1::operator_client::OperatorClient;
+    use weft_proto::v1::{CreateTokenRequest, IssueRequest};
+    use weft_proxy::clock::Clock;
+    use weft_proxy::identity::{ControlPlane, Identity, Proof, RenewalStatus, keep_identity};
+
+    /// Longer than anything here takes; only a failing test waits for it.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    struct Mesh {
+        listen: String,
+        socket: std::path::PathBuf,
+        _trigger: shutdown::Trigger,
+    }
+
+    impl Mesh {
+        async fn start(directory: &Path, trust_domain: &str) -> Self {
+            let line = ["weft-control-plane", "serve", "--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"];
+            let (socket, state) = (directory.join("control.sock"), directory.join("state"));
+            let (socket_text, state_text) = (socket.to_str().unwrap(), state.to_str().unwrap());
+            let own = ["--socket", socket_text, "--state-dir", state_text, "--trust-domain", trust_domain];
+            let line = line.iter().chain(&own);
+            let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else { panic!("serve") };
+            let (trigger, shutdown) = shutdown::channel();
+            let running = serve::start(*args, shutdown).await.unwrap();
+            let listen = running.listen.to_string();
+            tokio::spawn(running.finished());
+            Self { listen, socket, _trigger: trigger }
+        }
+
+        async fn token(&self) -> JoinToken {
+            let path = self.socket.clone();
+            let connect = tower::service_fn(move |_| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            });
+            let endpoint = Endpoint::from_static("http://socket");
+            let mut operator = OperatorClient::new(endpoint.connect_with_connector(connect).await.unwrap());
+            let (namespace, service_account) = ("shop".to_owned(), "cart".to_owned());
+            let request = CreateTokenRequest { namespace, service_account, ttl_seconds: 60, uses: 1 };
+            operator.create_token(request).await.unwrap().into_inner().join_token.parse().unwrap()
+        }
+
+        async fn join(&self, join_token: JoinToken) -> Arc<Identity> {
+            let (sender, mut identity) = watch::channel(None);
+            let status = Arc::new(RenewalStatus::default());
+            let control_plane = ControlPlane::new(&self.listen);
+            let keeping = tokio::spawn(keep_identity(control_plane, Proof { join_token }, Clock::start(), sender, status));
+            let joined = tokio::time::timeout(PATIENCE, identity.wait_for(Option::is_some)).await;
+            let joined = joined.unwrap().unwrap().clone().unwrap();
+            keeping.abort();
+            joined
+        }
+    }
+
+    async fn renew(channel: Channel) -> Result<(), tonic::Code> {
+        let key = KeyPair::generate().unwrap();
+        let csr_der = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+        let request = IssueRequest { csr_der, join_token: String::new() };
+        IdentityClient::new(channel).issue(request).await.map(drop).map_err(|status| status.code())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_proxy_joins_and_renews() {
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::start(directory.path(), "mesh.example").await;
+        let token = mesh.token().await;
+        let pin = *token.root_sha256();
+        let identity = mesh.join(token).await;
+        assert_eq!(identity.id.to_string(), "spiffe://mesh.example/ns/shop/sa/cart");
+        assert_eq!(identity.not_after - identity.not_before, 24 * 3600 + 120);
+        let control_plane = ControlPlane::new(&mesh.listen);
+        assert_eq!(renew(control_plane.dial(&identity).await.unwrap()).await, Ok(()));
+        let anonymous = control_plane.dial_pinned(pin).await.unwrap();
+        assert_eq!(renew(anonymous).await, Err(tonic::Code::Unauthenticated));
+    }
+
+    /// A token of one mesh must not be shown to another, and an SVID of one opens no door of another.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_meshes_do_not_know_each_other() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ours = Mesh::start(here.path(), "cluster.local").await;
+        let theirs = Mesh::start(there.path(), "cluster.local").await;
+        let token = theirs.token().await;
+        assert!(ControlPlane::new(&ours.listen).dial_pinned(*token.root_sha256()).await.is_err(), "another root");
+        assert!(ControlPlane::new(&theirs.listen).dial_pinned(*token.root_sha256()).await.is_ok(), "its own root");
+        let identity = theirs.join(token).await;
+        assert!(ControlPlane::new(&ours.listen).dial(&identity).await.is_err(), "roots of another mesh");
+        assert!(ControlPlane::new(&theirs.listen).dial(&identity).await.is_ok());
+    }
+}
