@@ -89,13 +89,20 @@ pub fn plan(config: Option<&InterceptConfig>) -> Result<Plan, ApplyError> {
 /// # Errors
 /// Any [`ApplyError`].
 pub fn apply(config: Option<&InterceptConfig>) -> Result<Ipv6, ApplyError> {
-    let (wanted_v4, wanted_v6) = (wanted(config, Family::V4)?, wanted(config, Family::V6)?);
-    let ipv6 = has_ipv6();
     // Both tools are found before anything is changed.
-    let (tools_v4, before_v4) = Tools::find(Family::V4)?;
-    let found_v6 = if ipv6 { Some(Tools::find(Family::V6)?) } else { None };
+    let v4 = Tools::find(Family::V4)?;
+    let v6 = if has_ipv6() { Some(Tools::find(Family::V6)?) } else { None };
+    apply_with(config, v4, v6)
+}
+
+fn apply_with(
+    config: Option<&InterceptConfig>,
+    (tools_v4, before_v4): (Tools, Saved),
+    v6: Option<(Tools, Saved)>,
+) -> Result<Ipv6, ApplyError> {
+    let (wanted_v4, wanted_v6) = (wanted(config, Family::V4)?, wanted(config, Family::V6)?);
     tools_v4.restore(&before_v4.transaction(&wanted_v4))?;
-    let Some((tools_v6, before_v6)) = found_v6 else { return Ok(Ipv6::Absent) };
+    let Some((tools_v6, before_v6)) = v6 else { return Ok(Ipv6::Absent) };
     let done = tools_v6.restore(&before_v6.transaction(&wanted_v6)).and_then(|()| {
         let delivery = if config.is_some() { Delivery::Present } else { Delivery::Absent };
         let usable = set_delivery_address(delivery).map_err(ApplyError::Address);
@@ -212,4 +219,51 @@ fn failed(tool: String, output: &Output) -> ApplyError {
     let said = String::from_utf8_lossy(&output.stderr);
     let reason = said.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("; ");
     ApplyError::Tool { tool, reason: if reason.is_empty() { output.status.to_string() } else { reason } }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    fn script(path: &Path, text: &str) {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// With the real tools for IPv4, and for IPv6 ones that can read and not write.
+    #[test]
+    fn when_ipv6_fails_ipv4_is_put_back() {
+        assert!(nix::unistd::geteuid().is_root(), "this test writes redirection rules: run it as root");
+        let directory = tempfile::tempdir().unwrap();
+        let stem = directory.path().join("ip6tables").display().to_string();
+        script(Path::new(&format!("{stem}-save")), "exit 0");
+        script(Path::new(&format!("{stem}-restore")), "cat > /dev/null; echo no such table >&2; exit 1");
+        let in_own_namespace = move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let broken_v6 = || {
+                let tools = Tools { stem: stem.clone() };
+                let saved = tools.save().unwrap().unwrap();
+                Some((tools, saved))
+            };
+            let v4 = || Tools::find(Family::V4).unwrap();
+            let ours = || installed(&v4().1.0);
+            let other = InterceptConfig { inbound_port: 1, ..InterceptConfig::default() };
+            // From nothing to nothing, and from another configuration back to it.
+            for before in [None, Some(&other)] {
+                apply_with(before, v4(), None).unwrap();
+                let was = ours();
+                let error = apply_with(Some(&InterceptConfig::default()), v4(), broken_v6()).unwrap_err();
+                assert!(error.to_string().contains("no such table"), "{error}");
+                assert_eq!(ours(), was);
+            }
+            let gone = Tools { stem: "/nonexistent/iptables".to_owned() };
+            assert!(gone.save().unwrap().is_none());
+        };
+        std::thread::spawn(in_own_namespace).join().unwrap();
+    }
 }
