@@ -372,6 +372,15 @@ impl Mesh {
         EnterArgs { netns: Some(instance.netns.clone()), binds, user, parent: None, command }
     }
 
+    /// A command that runs as the instance's application runs. It is killed when its handle is dropped.
+    #[must_use]
+    pub fn command(&self, instance: &Instance, command: &[&str]) -> tokio::process::Command {
+        let enter = self.enter_app(instance, command.iter().map(|&word| word.to_owned()).collect());
+        let mut command = tokio::process::Command::new(&self.weft);
+        command.args(enter.to_arguments()).env("PATH", self.binaries.path_with_ours()).kill_on_drop(true);
+        command
+    }
+
     async fn wait_ready(&mut self, progress: Progress) -> anyhow::Result<()> {
         let gateways = self.file.gateways.clone();
         let statuses: Vec<SocketAddr> = (0..gateways.len()).map(|place| self.gateway_status(place)).collect();
