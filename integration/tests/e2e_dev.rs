@@ -40,8 +40,15 @@ fn applications_have_a_network_names_and_a_user_of_their_own() -> anyhow::Result
 
 #[test]
 fn two_meshes_live_side_by_side() -> anyhow::Result<()> {
-    let second = std::thread::spawn(|| with_mesh(PLAIN, async |mesh| Ok(drop(mesh.stdout("web-0", &["true"]).await?))));
-    with_mesh(PLAIN, async |mesh| Ok(drop(mesh.stdout("web-0", &["true"]).await?)))?;
+    let one = || {
+        with_mesh(PLAIN, async |mesh| {
+            let address = mesh.stdout("web-0", &["hostname", "-I"]).await?;
+            anyhow::ensure!(address.trim() == mesh.instance("web-0")?.address.to_string(), "{address}");
+            Ok(())
+        })
+    };
+    let second = std::thread::spawn(one);
+    one()?;
     second.join().map_err(|_| anyhow::anyhow!("the second one panicked"))?
 }
 
