@@ -4,9 +4,10 @@
 //! backends (legacy or nf_tables) this host uses, and operators can read and compare the result with tools they know.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use weft_core::intercept::{Family, InterceptConfig, InterceptError, Rules, installed, replace};
 
 use super::netlink::{Delivery, set_delivery_address};
@@ -16,9 +17,6 @@ const DIRECTORIES: [&str; 4] = ["", "/usr/sbin/", "/sbin/", "/usr/local/sbin/"];
 
 /// Names by which distributions ship the tools: the host's choice, then each backend by name.
 const VARIANTS: [&str; 3] = ["", "-nft", "-legacy"];
-
-/// Exists where the kernel has IPv6.
-const IPV6_MARK: &str = "/proc/thread-self/net/if_inet6";
 
 /// Why rules could not be applied. Where one family failed, the other has been put back as it was.
 #[derive(Debug, thiserror::Error)]
@@ -125,8 +123,10 @@ fn wanted(config: Option<&InterceptConfig>, family: Family) -> Result<Rules, Int
     config.map_or_else(|| Ok(Rules::default()), |config| config.rules(family))
 }
 
+/// Whether the kernel has IPv6. Only its own refusal counts as no, because a wrong no leaves IPv6 uncaptured.
 fn has_ipv6() -> bool {
-    Path::new(IPV6_MARK).exists()
+    let socket = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    !matches!(socket, Err(Errno::EAFNOSUPPORT))
 }
 
 /// What `iptables-save -t nat` printed.
@@ -225,6 +225,7 @@ fn failed(tool: String, output: &Output) -> ApplyError {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use nix::sched::{CloneFlags, unshare};
 
@@ -233,6 +234,37 @@ mod tests {
     fn script(path: &Path, text: &str) {
         fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// The kernel backends print their tables differently; both must be understood.
+    #[test]
+    fn both_backends_are_idempotent() {
+        assert!(nix::unistd::geteuid().is_root(), "this test writes redirection rules: run it as root");
+        let in_own_namespace = |variant: &'static str| {
+            move || {
+                unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                let table = |name: &str| {
+                    let tools = Tools { stem: format!("{name}{variant}") };
+                    let saved = tools.save().unwrap().unwrap_or_else(|| panic!("{} is not installed", tools.stem));
+                    (tools, saved)
+                };
+                let both = || (table("iptables"), Some(table("ip6tables")));
+                let ours = || ["iptables", "ip6tables"].map(|name| installed(&table(name).1.0));
+                let config = InterceptConfig::default();
+                let apply = |config| {
+                    let (v4, v6) = both();
+                    apply_with(config, v4, v6).unwrap();
+                    ours()
+                };
+                let once = apply(Some(&config));
+                assert_ne!(once, [Rules::default(), Rules::default()], "{variant}");
+                assert_eq!(apply(Some(&config)), once, "{variant}");
+                assert_eq!(apply(None), [Rules::default(), Rules::default()], "{variant}");
+            }
+        };
+        for variant in ["-nft", "-legacy"] {
+            std::thread::spawn(in_own_namespace(variant)).join().unwrap();
+        }
     }
 
     /// With the real tools for IPv4, and for IPv6 ones that can read and not write.
