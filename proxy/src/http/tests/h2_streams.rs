@@ -464,3 +464,35 @@ fn cve_2023_44487_strangers_are_cut_off_and_sidecars_bear_each_others_cancellati
     cve_2023_44487_rapid_reset(HttpLimits::between_sidecars(), 150, true);
     cve_2023_44487_rapid_reset(HttpLimits::between_sidecars(), 5_000, false);
 }
+
+#[test]
+fn an_upstream_may_answer_in_full_and_stop_the_request() {
+    for length in [None, Some("2"), Some("3")] {
+        run(async move {
+            // Dropping the request unread makes the h2 crate send RST_STREAM with NO_ERROR, as Go's server does.
+            let to = h2_upstream(move |request, mut respond| async move {
+                drop(request);
+                let mut head = Response::builder();
+                if let Some(length) = length {
+                    head = head.header("content-length", length);
+                }
+                let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                stream.send_data("hi".into(), length != Some("3")).unwrap();
+                if length == Some("3") {
+                    // Let the data leave before the reset.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    stream.send_reset(Reason::NO_ERROR);
+                }
+            })
+            .await;
+            let proxy = h2_proxy(to, Proto::H2).await;
+            let (response, mut stream) = connect(&proxy).await.send_request(request(Method::POST), false).unwrap();
+            stream.send_data("some".into(), false).unwrap();
+            let outcome = body_of(response.await.unwrap().into_body()).await;
+            match length {
+                Some("3") => assert!(outcome.is_err()),
+                _ => assert_eq!(outcome.unwrap().0, "hi"),
+            }
+        });
+    }
+}
