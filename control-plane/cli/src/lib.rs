@@ -7,7 +7,6 @@
 pub mod binaries;
 pub mod cli;
 pub mod client;
-pub mod demo;
 pub mod dev;
 pub mod resource;
 pub mod table;
