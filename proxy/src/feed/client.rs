@@ -126,6 +126,11 @@ impl Feed {
             self.subscriber.handle_disconnected();
             if self.publisher.status.connects() > before {
                 backoff = BACKOFF_MIN;
+                if matches!(error, FeedError::Protocol(SyncError::Resync)) {
+                    // Nothing is wrong with the control plane, and somebody waits for the answer.
+                    tracing::debug!(%error, "opening another discovery stream");
+                    continue;
+                }
             }
             let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
             tracing::warn!(%error, ?pause, "no discovery stream; serving on with what is known");

@@ -9,6 +9,8 @@ mod client;
 mod resolver;
 pub mod static_config;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use client::Feed;
 pub use resolver::{ANSWER_DEADLINE, Resolver};

@@ -7,6 +7,8 @@
 mod apply;
 mod index;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -83,6 +83,15 @@ impl Held {
         names(&key, &held).map(|(id, _)| id).collect()
     }
 
+    pub(super) fn resolution_version(&self, address: SocketAddr) -> Option<u64> {
+        self.resolutions.get(&address).map(|(version, _)| *version)
+    }
+
+    /// Services of which anything is held.
+    pub(super) fn services(&self) -> HashSet<ServiceKey> {
+        self.services.keys().cloned().collect()
+    }
+
     /// Services that held answers lead to.
     pub(super) fn found(&self) -> impl Iterator<Item = &ServiceKey> {
         self.resolutions.values().filter_map(|(_, leads_to)| leads_to.as_ref())

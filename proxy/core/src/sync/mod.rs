@@ -10,6 +10,8 @@
 //! held; then the machine asks for a new stream, on which both begin with what `Hello` says.
 
 mod held;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -17,7 +19,7 @@ use std::net::SocketAddr;
 use weft_proto::v1::{self, discovery_request::Message as Request, discovery_response::Message as Response};
 
 use crate::model::decode::{self, Refusal, name_of};
-use crate::model::{DecodedUpdate, Resource, ResourceId, ServiceKey, Upsert};
+use crate::model::{DecodedUpdate, Resource, ResourceId, ServiceKey, Upsert, Verdict};
 use held::Held;
 
 /// Withdrawn addresses remembered for one stream; beyond it a reconnect settles what they were for.
@@ -96,13 +98,25 @@ struct Stream {
     outbox: VecDeque<v1::DiscoveryRequest>,
     /// Counts subscriptions and withdrawals in the order they are sent.
     tick: u64,
-    /// Services dropped here, with the tick of the withdrawal; `u64::MAX` where nothing was sent about it.
+    /// The last withdrawal, unless the server is proven to have read it.
+    unread_withdrawal: Option<u64>,
+    /// Services dropped or ignored here, with the tick of the withdrawal that tells the server; `u64::MAX` where only
+    /// a removal or a new stream settles it.
     doubtful: HashMap<ServiceKey, u64>,
-    /// First subscriptions without an answer yet: their answer proves that the server has read all before them.
-    unanswered: HashMap<SocketAddr, u64>,
-    /// Addresses withdrawn on this stream: an answer about them may be an old one. `None`: too many to remember.
-    withdrawn: Option<HashSet<SocketAddr>>,
+    /// Subscriptions whose answer will prove that the server has read all before them.
+    unanswered: HashMap<SocketAddr, Question>,
+    /// Addresses withdrawn on this stream, with the version of the answer held then: a later one may be an old one still
+    /// on its way. `None` for the whole: too many to remember; for one: its answers prove nothing any more.
+    withdrawn: Option<HashMap<SocketAddr, Option<u64>>>,
     resync: bool,
+}
+
+/// A subscription to an address.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    tick: u64,
+    /// Only an answer up to this version is known to be to this question: a version is sent once per subscription.
+    proof_up_to: u64,
 }
 
 impl Step {
@@ -136,10 +150,8 @@ impl Subscriber {
         }
         if let Some(stream) = &mut self.stream {
             stream.tick += 1;
-            if let Want::Address(address) = &want
-                && stream.withdrawn.as_ref().is_some_and(|withdrawn| !withdrawn.contains(address))
-            {
-                stream.unanswered.insert(*address, stream.tick);
+            if let Want::Address(address) = &want {
+                stream.question(*address);
             }
             stream.subscribe(&want);
         }
@@ -156,8 +168,9 @@ impl Subscriber {
         if let Some(stream) = &mut self.stream {
             stream.tick += 1;
             tick = Some(stream.tick);
+            stream.unread_withdrawal = tick;
             if let Want::Address(address) = want {
-                stream.withdraw(*address);
+                stream.withdraw(*address, self.held.resolution_version(*address));
             }
             stream.unsubscribe(want);
         }
@@ -182,7 +195,7 @@ impl Subscriber {
             held: self.held.list().map(|(id, version)| v1::Held { name: Some(name_of(&id)), version }).collect(),
             targets: self.wants.iter().map(target).collect(),
         };
-        let mut stream = Stream { withdrawn: Some(HashSet::new()), ..Stream::default() };
+        let mut stream = Stream { withdrawn: Some(HashMap::new()), ..Stream::default() };
         stream.push(Request::Hello(hello));
         self.stream = Some(stream);
     }
@@ -256,7 +269,7 @@ impl Subscriber {
         let decode::Decoded { update, refusals } = decode::update(message);
         self.revision = update.revision;
         for upsert in &update.upserts {
-            self.settle(&upsert.resource);
+            self.settle(upsert);
         }
         let mut out = DecodedUpdate { revision: update.revision, ..DecodedUpdate::default() };
         for id in update.removals {
@@ -273,13 +286,22 @@ impl Subscriber {
         for upsert in answers {
             let wanted =
                 answer_about(&upsert.resource).is_some_and(|address| self.wants.contains(&Want::Address(address)));
-            if wanted && self.held.accept(&upsert) {
+            if !wanted {
+                self.doubt(&upsert.resource);
+            } else if self.held.accept(&upsert) {
                 out.upserts.push(upsert);
             }
         }
         let needed = self.needed();
+        let held_before = self.held.services();
         for upsert in others {
             let wanted = service_of(&upsert.resource).is_none_or(|key| needed.contains(key));
+            let first = service_of(&upsert.resource).is_some_and(|key| !held_before.contains(key));
+            let unread = self.stream.as_ref().is_some_and(|stream| stream.unread_withdrawal.is_some());
+            if !wanted || (first && unread) {
+                // It may have been sent for something withdrawn since, and forgotten there by now.
+                self.doubt(&upsert.resource);
+            }
             if wanted && self.held.accept(&upsert) {
                 out.upserts.push(upsert);
             }
@@ -289,12 +311,26 @@ impl Subscriber {
         Step { nonce: Some(message.nonce), update: out, refusals, bundle: message.bundle.clone() }
     }
 
-    /// The first answer about an address proves that the server has read everything sent before the question.
-    fn settle(&mut self, resource: &Resource) {
-        let (Some(stream), Some(address)) = (&mut self.stream, answer_about(resource)) else { return };
-        if let Some(asked) = stream.unanswered.remove(&address) {
-            stream.doubtful.retain(|_, dropped| *dropped > asked);
+    /// Nothing needs this any more, but the server did not know when it sent it, and takes it for held.
+    fn doubt(&mut self, resource: &Resource) {
+        let Some(stream) = &mut self.stream else { return };
+        if let Some(key) = service_of(resource) {
+            stream.doubtful.insert(key.clone(), u64::MAX);
         }
+        if answer_about(resource).is_some() {
+            // What a withdrawn answer led to changed before the server read the withdrawal, so that says less.
+            stream.doubtful.values_mut().for_each(|tick| *tick = u64::MAX);
+        }
+    }
+
+    /// The first answer about an address proves that the server has read everything sent before the question.
+    fn settle(&mut self, upsert: &Upsert) {
+        let (Some(stream), Some(address)) = (&mut self.stream, answer_about(&upsert.resource)) else { return };
+        let proven = |question: &&Question| upsert.version <= question.proof_up_to;
+        let Some(Question { tick, .. }) = stream.unanswered.get(&address).filter(proven).copied() else { return };
+        stream.unanswered.remove(&address);
+        stream.doubtful.retain(|_, dropped| *dropped > tick);
+        stream.unread_withdrawal = stream.unread_withdrawal.filter(|withdrawal| *withdrawal > tick);
     }
 
     fn needed(&self) -> HashSet<ServiceKey> {
@@ -311,7 +347,8 @@ impl Subscriber {
         for key in self.held.services_except(&needed) {
             self.dropped.extend(self.held.remove_service(&key));
             if let Some(stream) = &mut self.stream {
-                stream.doubtful.insert(key, tick.unwrap_or(u64::MAX));
+                let doubt = stream.doubtful.entry(key).or_default();
+                *doubt = tick.unwrap_or(u64::MAX).max(*doubt);
             }
         }
         if let Some(stream) = &mut self.stream {
@@ -342,12 +379,24 @@ impl Stream {
         self.push(Request::Unsubscribe(v1::Unsubscribe { targets: vec![target(want)] }));
     }
 
-    fn withdraw(&mut self, address: SocketAddr) {
-        self.unanswered.remove(&address);
-        if let Some(withdrawn) = &mut self.withdrawn {
-            withdrawn.insert(address);
-        }
-        if self.withdrawn.as_ref().is_some_and(|withdrawn| withdrawn.len() > WITHDRAWN_MAX) {
+    /// Notes a subscription to an address.
+    fn question(&mut self, address: SocketAddr) {
+        let Some(withdrawn) = &self.withdrawn else { return };
+        let proof_up_to = match withdrawn.get(&address) {
+            None => u64::MAX,
+            Some(Some(version)) => *version,
+            Some(None) => return,
+        };
+        self.unanswered.insert(address, Question { tick: self.tick, proof_up_to });
+    }
+
+    /// Notes a withdrawal. `version`: of the answer held.
+    fn withdraw(&mut self, address: SocketAddr, version: Option<u64>) {
+        let answered = self.unanswered.remove(&address).is_none();
+        let Some(withdrawn) = &mut self.withdrawn else { return };
+        let was_proof = withdrawn.get(&address).is_none_or(Option::is_some);
+        withdrawn.insert(address, version.filter(|_| answered && was_proof));
+        if withdrawn.len() > WITHDRAWN_MAX {
             self.withdrawn = None;
         }
     }
@@ -366,12 +415,16 @@ fn target(want: &Want) -> v1::Target {
     v1::Target { target: Some(target) }
 }
 
-/// The service that a resource is part of; `None` for those that are nobody's.
+/// The service that a resource is part of or leads to; `None` for those that are nobody's.
 fn service_of(resource: &Resource) -> Option<&ServiceKey> {
     match resource {
         Resource::Service(service) => Some(&service.key),
         Resource::Endpoint(endpoint) => Some(&endpoint.service),
-        Resource::Mesh(_) | Resource::Resolution(_) => None,
+        Resource::Resolution(resolution) => match &resolution.verdict {
+            Verdict::Found { service, .. } => Some(service),
+            Verdict::Denied { .. } | Verdict::Unknown => None,
+        },
+        Resource::Mesh(_) => None,
     }
 }
 
