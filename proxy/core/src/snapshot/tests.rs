@@ -179,10 +179,17 @@ fn resource() -> impl Strategy<Value = Resource> {
     let mode = prop::sample::select(vec![OutboundMode::Passthrough, OutboundMode::RegistryOnly]);
     prop_oneof![
         mode.prop_map(mesh),
-        (name.clone(), 0..4, prop::sample::subsequence(vec![80, 81], 1..=2))
-            .prop_map(|(name, vip, ports)| service(name, &format!("10.0.0.{vip}"), &ports)),
-        (name.clone(), 0_u8..3, 0_u8..4, any::<bool>())
-            .prop_map(|(name, id, ip, captured)| endpoint(name, &id.to_string(), &format!("10.1.0.{ip}"), captured)),
+        (name.clone(), 0..4, prop::sample::subsequence(vec![80, 81], 1..=2)).prop_map(|(name, vip, ports)| service(
+            name,
+            &format!("10.0.0.{vip}"),
+            &ports
+        )),
+        (name.clone(), 0_u8..3, 0_u8..4, any::<bool>()).prop_map(|(name, id, ip, captured)| endpoint(
+            name,
+            &id.to_string(),
+            &format!("10.1.0.{ip}"),
+            captured
+        )),
         (name, 0..6, 0..4).prop_map(|(name, ip, kind)| {
             let verdict = match kind {
                 0 => Verdict::Unknown,

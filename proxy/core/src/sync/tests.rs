@@ -23,7 +23,12 @@ fn address(n: u8) -> SocketAddr {
 
 fn service(n: u8) -> v1::resource::Body {
     let ports = vec![v1::ServicePort { port: 80, ..Default::default() }];
-    v1::resource::Body::Service(v1::Service { namespace: "shop".into(), name: service_name(n), ports, ..Default::default() })
+    v1::resource::Body::Service(v1::Service {
+        namespace: "shop".into(),
+        name: service_name(n),
+        ports,
+        ..Default::default()
+    })
 }
 
 fn endpoint(n: u8, id: u8) -> v1::resource::Body {
@@ -85,7 +90,8 @@ impl Server {
                 Want::Service(wanted) => services.extend((0..4).filter(|n| key(*n) == *wanted)),
                 Want::Address(at) => {
                     let n = (0..8).find(|n| address(*n) == *at).unwrap();
-                    let (version, leads_to) = self.leads.get(&n).map_or((1, None), |(version, to)| (*version, Some(*to)));
+                    let (version, leads_to) =
+                        self.leads.get(&n).map_or((1, None), |(version, to)| (*version, Some(*to)));
                     services.extend(leads_to);
                     add(4, at.to_string(), version, resolution(n, leads_to));
                 }
@@ -136,7 +142,8 @@ impl Server {
     /// The difference between what was sent and what is due.
     fn push(&mut self) -> Option<v1::DiscoveryResponse> {
         let due = self.due(&self.targets);
-        let changed = |(name, (version, _)): &(&(i32, String), &(u64, v1::resource::Body))| self.sent.get(*name) != Some(version);
+        let changed =
+            |(name, (version, _)): &(&(i32, String), &(u64, v1::resource::Body))| self.sent.get(*name) != Some(version);
         let upserts: Vec<v1::Resource> = due
             .iter()
             .filter(changed)
@@ -419,7 +426,11 @@ fn refused_is_not_held() {
 #[test]
 fn order_and_versions_of_the_protocol() {
     let mut proxy = connected();
-    assert_eq!(proxy.handle_response(v1::DiscoveryResponse { message: None }).unwrap().map(|_| ()), None, "unknown kind");
+    assert_eq!(
+        proxy.handle_response(v1::DiscoveryResponse { message: None }).unwrap().map(|_| ()),
+        None,
+        "unknown kind"
+    );
     let step = push(&mut proxy, 3, 5, service(1)).unwrap().unwrap();
     assert_eq!(step.update.upserts.len(), 1);
     assert!(push(&mut proxy, 4, 4, service(1)).unwrap().unwrap().update.upserts.is_empty(), "older version");
