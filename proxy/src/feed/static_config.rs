@@ -278,6 +278,8 @@ mod tests {
         let no_tls =
             OUTBOUND.replace("tls:\n", "").replace("  certificateChainPath", "#").replace("  privateKeyPath", "#");
         check(&no_tls.replace("  trustBundlePath", "#"), &["listeners[0].outbound", "listeners[1].outbound"]);
+        let no_role = "mesh: { trustDomain: a }\nlisteners: [{ name: x, address: '127.0.0.1:0' }]";
+        check(no_role, &["listeners[0]"]);
         check(&INBOUND.replace("INBOUND_MODE_STRICT", "SOMETIMES"), &["listeners[0]", "listeners[1]"]);
     }
 

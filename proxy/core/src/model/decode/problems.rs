@@ -46,7 +46,10 @@ impl Problems {
     /// The problems with every path below `prefix`.
     #[must_use]
     pub fn within(self, prefix: &str) -> Vec<Problem> {
-        let deeper = |problem: Problem| Problem { field: format!("{prefix}.{}", problem.field), ..problem };
+        let deeper = |problem: Problem| match problem.field.as_str() {
+            "" => Problem { field: prefix.to_owned(), ..problem },
+            field => Problem { field: format!("{prefix}.{field}"), ..problem },
+        };
         self.0.into_iter().map(deeper).collect()
     }
 
