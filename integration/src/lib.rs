@@ -2,4 +2,7 @@
 //!
 //! The harness drives the same code as `weft dev`, so what the scenarios prove is what a user runs.
 
+pub mod apps;
+pub mod assert;
+pub mod mesh;
 pub mod samples;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::default_socket;
+use crate::demo::{self, DemoArgs};
 use crate::dev::cli::DevCommand;
 use crate::dev::enter::EnterArgs;
 use crate::dev::{self, enter, guard};
@@ -29,6 +30,8 @@ pub enum Command {
     /// Run a mesh on this machine.
     #[command(subcommand)]
     Dev(DevCommand),
+    /// Show the mesh at work: a small blog, its identities, its traces, and a control plane that is killed meanwhile.
+    Demo(DemoArgs),
     /// Create or replace resources (Service, …) from YAML in the Kubernetes manner.
     Apply(ApplyArgs),
     /// Check resources as `apply` would, without effect.
@@ -96,6 +99,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Guard(args) => guard::run(&args.mesh, args.supervisor),
         Command::Dev(DevCommand::Exec(args)) => dev::cli::exec(&args),
         Command::Dev(DevCommand::Down(args)) => dev::cli::down(&args),
+        Command::Demo(args) => block_on(demo::run(&args)),
         Command::Restore(args) => backup::restore(&args),
         Command::Apply(args) => block_on(resources::apply(&args, false)),
         Command::Validate(args) => block_on(resources::apply(&args, true)),
@@ -114,7 +118,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 
 /// One thread: children are bound to the thread that started them (they die with it).
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 pub mod binaries;
 pub mod cli;
 pub mod client;
+pub mod demo;
 pub mod dev;
 pub mod resource;
 pub mod table;

@@ -71,7 +71,7 @@ pub struct ExecArgs {
 /// Starts and stays.
 ///
 /// # Errors
-/// Those of [`Mesh::up`]; an application that ends is one too.
+/// Those of [`Mesh::up`]; the control plane or a proxy ends.
 pub async fn up(args: &UpArgs) -> anyhow::Result<()> {
     let mut file = DevFile::read(&args.file)?;
     if args.mesh.is_some() {
@@ -97,7 +97,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<()> {
     let ended = tokio::select! {
         () = stop.wait() => Ok(()),
         () = follow => Ok(()),
-        error = mesh.watch() => Err(error),
+        error = mesh.watch(progress) => Err(error),
     };
     progress("stopping");
     mesh.down().await?;

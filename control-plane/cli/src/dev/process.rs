@@ -56,7 +56,12 @@ impl Spawn<'_> {
         let log = OpenOptions::new().append(true).create(true).open(&self.log);
         let log = log.with_context(|| format!("cannot write {}", self.log.display()))?;
         let mut command = Command::new(self.weft);
-        command.args(self.enter.to_arguments()).envs(self.env);
+        command.args(self.enter.to_arguments());
+        // Settings meant for `weft` itself would also be flags of the proxies.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEFT_")) {
+            command.env_remove(name);
+        }
+        command.envs(self.env);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.weft.display()))?;
         if let Some(pid) = child.id() {

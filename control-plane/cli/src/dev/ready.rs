@@ -65,6 +65,11 @@ pub async fn probe(address: SocketAddr) -> Result<(), String> {
 /// connecting (a connection would reach the sidecar, not the application).
 #[must_use]
 pub fn is_listening(pid: u32, port: u16) -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    if namespace(&pid.to_string()) == namespace("self") {
+        // Not yet there: these are this machine's sockets.
+        return false;
+    }
     ["tcp", "tcp6"].iter().any(|table| {
         let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
         text.lines().skip(1).any(|line| listens(line, port))

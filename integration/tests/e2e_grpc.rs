@@ -1,0 +1,22 @@
+//! gRPC with a client and a server that we did not write.
+
+use weft_integration::apps::{idle_app, python, python_app, script};
+use weft_integration::mesh::with_mesh;
+
+#[test]
+fn all_four_kinds_of_call_with_trailers_and_errors() -> anyhow::Result<()> {
+    let declared = python_app(
+        "declared",
+        &["grpc_echo.py", "serve", "50051"],
+        "ports: [{port: 50051, protocol: grpc}], replicas: 2",
+    )?;
+    let detected = python_app("detected", &["grpc_echo.py", "serve", "50052"], "ports: [{port: 50052}]")?;
+    let (python, script) = (python()?.display().to_string(), script("grpc_echo.py")?.display().to_string());
+    with_mesh(&format!("apps:\n{declared}{detected}{}", idle_app("client")), async |mesh| {
+        for target in ["declared:50051", "detected:50052"] {
+            let said = mesh.stdout("client-0", &[&python, &script, "call", target]).await?;
+            anyhow::ensure!(said.contains("all kinds work"), "{target}: {said}");
+        }
+        Ok(())
+    })
+}
