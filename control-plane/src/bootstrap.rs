@@ -84,7 +84,7 @@ impl ServeArgs {
             if nix::unistd::geteuid().is_root() {
                 return PathBuf::from("/run/weft/control.sock");
             }
-            let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+            let runtime = xdg_directory("XDG_RUNTIME_DIR");
             runtime.unwrap_or_else(|| state_home().join("weft")).join("weft/control.sock")
         })
     }
@@ -143,10 +143,14 @@ fn trust_domain(text: &str) -> Result<TrustDomain, String> {
     TrustDomain::new(text).map_err(|error| error.to_string())
 }
 
+/// What is empty or relative counts as unset (XDG Base Directory Specification).
+fn xdg_directory(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
 fn state_home() -> PathBuf {
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-    state.or_else(home).unwrap_or_else(|| PathBuf::from("."))
+    let home = || xdg_directory("HOME").map(|home| home.join(".local/state"));
+    xdg_directory("XDG_STATE_HOME").or_else(home).unwrap_or_else(|| PathBuf::from("."))
 }
 
 #[cfg(test)]

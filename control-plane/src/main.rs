@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use weft_control_plane::bootstrap::{Cli, Command, LogFormat, RestoreArgs, ServeArgs};
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
 
 fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_log(&args)?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let outcome = runtime.block_on(serve_until_signalled(args));
     // Connections that did not drain in time are cut here.
@@ -63,6 +65,18 @@ async fn either(one: &mut Signal, other: &mut Signal) {
     tokio::select! {
         _ = one.recv() => {}
         _ = other.recv() => {}
+    }
+}
+
+/// The soft limit on descriptors is often 1024 for the sake of programs that use select(2); proxies need more.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok((soft, hard))
+    });
+    match raised {
+        Ok((soft, hard)) => tracing::debug!(soft, hard, "raised the limit on descriptors"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit on descriptors"),
     }
 }
 

@@ -255,10 +255,13 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
         page.counter(name, help, &[("event", "consumed")], &tokens.counts.consumed);
         page.counter(name, help, &[("event", "refused")], &tokens.counts.refused);
         page.counter(name, help, &[("event", "limited")], &tokens.counts.limited);
-        page.gauge("weft_connections", "Connections of proxies open now.", &[], tls.open() as f64);
+        for (state, open) in ["handshake", "anonymous", "known"].into_iter().zip(tls.open()) {
+            page.gauge("weft_connections", "Connections at the TLS door.", &[("state", state)], open as f64);
+        }
         let (name, help) = ("weft_connections_total", "Connections at the TLS door, by what became of them.");
         page.counter(name, help, &[("event", "accepted")], &tls_counts.accepted);
         page.counter(name, help, &[("event", "handshake_failed")], &tls_counts.handshakes_failed);
         page.counter(name, help, &[("event", "certificate_refused")], &tls_counts.certificates_refused);
+        page.counter(name, help, &[("event", "beyond_bound")], &tls_counts.beyond_bound);
     });
 }

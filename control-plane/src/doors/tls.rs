@@ -1,7 +1,8 @@
 //! The door on 15012: TLS 1.3 and HTTP/2, client certificates optional but, if presented, ours and valid.
 //!
 //! Handshakes run beside each other, outside of the accept loop, each with a deadline; a slow client delays nobody. A
-//! caller without a certificate can only want one, so its connection ends after a minute.
+//! caller without a certificate can only want one, so its connection ends after a minute. Handshakes, callers without
+//! and callers with a certificate have bounds of their own: who proved nothing cannot take the place of who did.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,8 +25,14 @@ use crate::ca::Authority;
 use crate::ca::peer_cert::peer_svid;
 use crate::metrics::Counter;
 
-/// Connections at once, handshakes included. A proxy holds two; beyond this, new ones wait in the kernel's queue.
+/// Connections with a client certificate at once. A proxy holds two; beyond this, new ones are closed.
 pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Connections without a client certificate at once; beyond this, new ones are closed.
+pub const ANONYMOUS_MAX: usize = 1000;
+
+/// Handshakes at once; beyond this, new connections wait in the kernel's queue.
+pub const HANDSHAKES_MAX: usize = 1000;
 
 /// Time for a handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +58,8 @@ pub struct TlsCounts {
     pub handshakes_failed: Counter,
     /// Certificates that verified but are no SVID of ours.
     pub certificates_refused: Counter,
+    /// Closed because of [`CONNECTIONS_MAX`] or [`ANONYMOUS_MAX`].
+    pub beyond_bound: Counter,
 }
 
 /// The door.
@@ -59,6 +68,8 @@ pub struct TlsDoor {
     acceptor: TlsAcceptor,
     domain: TrustDomain,
     counts: Arc<TlsCounts>,
+    handshakes: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     handshake_timeout: Duration,
 }
@@ -80,15 +91,22 @@ impl TlsDoor {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             domain: authority.domain().clone(),
             counts,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            anonymous: Arc::new(Semaphore::new(ANONYMOUS_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             handshake_timeout: HANDSHAKE_TIMEOUT,
         })
     }
 
-    /// Connections open now.
+    /// Connections open now: in their handshake, without a client certificate, with one.
     #[must_use]
-    pub fn open(&self) -> usize {
-        CONNECTIONS_MAX.saturating_sub(self.connections.available_permits())
+    pub fn open(&self) -> [usize; 3] {
+        let taken = |max: usize, bound: &Semaphore| max.saturating_sub(bound.available_permits());
+        [
+            taken(HANDSHAKES_MAX, &self.handshakes),
+            taken(ANONYMOUS_MAX, &self.anonymous),
+            taken(CONNECTIONS_MAX, &self.connections),
+        ]
     }
 
     /// Accepts on `listener` until the receiver is dropped.
@@ -110,7 +128,7 @@ impl TlsDoor {
                 Ok((tcp, addr)) => {
                     self.counts.accepted.increment();
                     // At the bound this one waits here and the next ones in the kernel. The semaphore is never closed.
-                    let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else { return };
+                    let Ok(permit) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
                     let (door, ready) = (self.clone(), ready.clone());
                     tokio::spawn(async move { door.shake_hands(tcp, addr, permit, ready).await });
                 }
@@ -126,7 +144,7 @@ impl TlsDoor {
         self,
         tcp: TcpStream,
         addr: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        shaking: OwnedSemaphorePermit,
         ready: mpsc::Sender<io::Result<TlsConnection>>,
     ) {
         let handshake = async {
@@ -134,11 +152,14 @@ impl TlsDoor {
             self.acceptor.accept(tcp).await
         };
         let failed = match tokio::time::timeout(self.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => match self.admit(stream, addr, permit) {
-                // A closed receiver means that the process ends.
-                Some(connection) => return drop(ready.send(Ok(connection)).await),
-                None => return,
-            },
+            Ok(Ok(stream)) => {
+                drop(shaking);
+                if let Some(connection) = self.admit(stream, addr) {
+                    // A closed receiver means that the process ends.
+                    drop(ready.send(Ok(connection)).await);
+                }
+                return;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_elapsed) => "took too long".to_owned(),
         };
@@ -147,12 +168,7 @@ impl TlsDoor {
     }
 
     /// Reads who is there. The chain is verified; what it says is not yet.
-    fn admit(
-        &self,
-        stream: TlsStream<TcpStream>,
-        addr: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Option<TlsConnection> {
+    fn admit(&self, stream: TlsStream<TcpStream>, addr: SocketAddr) -> Option<TlsConnection> {
         let now = SystemTime::now();
         let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let svid = match leaf.map(|leaf| peer_svid(leaf, &self.domain, now)).transpose() {
@@ -162,6 +178,12 @@ impl TlsDoor {
                 tracing::warn!(peer = %addr, %error, "refused a client certificate");
                 return None;
             }
+        };
+        let bound = if svid.is_some() { &self.connections } else { &self.anonymous };
+        let Ok(permit) = Arc::clone(bound).try_acquire_owned() else {
+            self.counts.beyond_bound.increment();
+            tracing::warn!(peer = %addr, known = svid.is_some(), "refused a connection: too many are open");
+            return None;
         };
         let left = svid.as_ref().map_or(ANONYMOUS_LIFE, |svid| svid.not_after.duration_since(now).unwrap_or_default());
         let peer = Peer { svid, local_operator: false, addr: PeerAddr::Tcp(addr) };
@@ -219,7 +241,7 @@ mod tests {
         }
         assert_eq!(counts.accepted.value(), 3);
         let given_back = async {
-            while door.open() > 0 || counts.handshakes_failed.value() < 3 {
+            while door.open() != [0, 0, 0] || counts.handshakes_failed.value() < 3 {
                 tokio::task::yield_now().await;
             }
         };

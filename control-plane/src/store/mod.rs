@@ -3,7 +3,7 @@
 //! The trait asks for what etcd and the Kubernetes API can also give: one growing revision for the whole store, writes
 //! that name the revision they expect, and a watch that starts at a revision and may answer "too old, list again". It
 //! deliberately has no transaction over several keys and no range other than a prefix. Every backend runs
-//! [`conformance`].
+//! `conformance`.
 //!
 //! Keys are paths such as `config/v1/Service/shop/cart`, `instance/shop/cart-1`, `token/<hash>`.
 

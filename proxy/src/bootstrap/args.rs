@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_core::identity::join_token::JoinToken;
 
 use super::parse::{AppPort, ServiceTarget, label, service_target};
+use crate::intercept::InitArgs;
 
 /// The sidecar and gateway of the Weft service mesh.
 #[derive(Debug, Parser)]
@@ -22,6 +23,8 @@ pub struct Cli {
 pub enum Command {
     /// Carry traffic.
     Run(Box<RunArgs>),
+    /// Redirect the connections of this network namespace into the proxy; --remove undoes it.
+    Init(Box<InitArgs>),
 }
 
 /// Which door the proxy is.

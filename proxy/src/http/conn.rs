@@ -91,7 +91,24 @@ impl Conn {
         self.stream.take().map(|stream| if ahead.is_empty() { stream } else { stream.with_prefix(ahead) })
     }
 
-    /// Reads more into the buffer; 0 is the peer's end. While nothing has come and nothing is held, no memory is.
+    /// As [`Self::poll_fill`] for a connection with no message on it: while nothing comes it holds no buffers.
+    pub(crate) fn poll_fill_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let polled = self.poll_fill(cx);
+        if polled.is_pending() {
+            self.release();
+        }
+        polled
+    }
+
+    /// Gives unused memory back.
+    pub(crate) fn release(&mut self) {
+        self.out.release();
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+        }
+    }
+
+    /// Reads more into the buffer; 0 is the peer's end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -105,10 +122,8 @@ impl Conn {
             self.read.reserve(more.clamp(READ_BYTES_FIRST, READ_BYTES_MAX));
         }
         let polled = pin!(stream.read_buf(&mut self.read)).poll(cx);
-        match &polled {
-            Poll::Ready(Ok(0)) => self.eof = true,
-            Poll::Pending if self.read.is_empty() => self.read = BytesMut::new(),
-            Poll::Ready(_) | Poll::Pending => {}
+        if matches!(polled, Poll::Ready(Ok(0))) {
+            self.eof = true;
         }
         polled
     }

@@ -51,7 +51,7 @@ impl H1Client {
 
     /// Ready once an idle connection ends or says something; drop it then.
     pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.conn.borrow_mut().poll_fill(cx).map(|_| ())
+        self.conn.borrow_mut().poll_fill_idle(cx).map(|_| ())
     }
 
     /// Sends a request and awaits the head of its response, passing interim responses on.
@@ -198,6 +198,10 @@ impl Exchange {
     ) -> Result<Response, SendError> {
         let ParsedResponse { head, framing, tunnel } = parsed;
         if tunnel {
+            // A tunnel before the end of the request would swallow what is left of it.
+            if self.pump.is_some() || self.client.conn.borrow().out.len() > 0 {
+                return Err(SendError::sent(FaultKind::UpstreamProtocol));
+            }
             let stream = self.client.conn.borrow_mut().take_stream();
             let upgrade = Some(Box::new(stream.ok_or(SendError::sent(FaultKind::Internal))?));
             return Ok(Response { head, body: Body::Empty, upgrade });
@@ -319,7 +323,7 @@ impl H1ResponseBody {
         if let Some(home) = self.home.take()
             && clean
         {
-            self.conn.borrow_mut().out.release();
+            self.conn.borrow_mut().release();
             home.give_back(H1Client { conn: Rc::clone(&self.conn), limits: self.limits });
         }
         self.pump = None;

@@ -133,9 +133,6 @@ impl<H: Handler> Server<'_, H> {
                     let cut = ServeEnd::Fault(FaultKind::DownstreamReset);
                     return Err(NoHead::End(if in_head { cut } else { ServeEnd::Closed }));
                 }
-                if !in_head {
-                    conn.out.release();
-                }
                 in_head
             };
             if deadline.is_none() || (in_head && !timed_head) {
@@ -150,7 +147,7 @@ impl<H: Handler> Server<'_, H> {
             }
             tokio::select! {
                 biased;
-                read = poll_fn(|cx| self.conn.borrow_mut().poll_fill(cx)) => {
+                read = poll_fn(|cx| self.conn.borrow_mut().poll_fill_idle(cx)) => {
                     if read.is_err() {
                         let fault = ServeEnd::Fault(FaultKind::DownstreamReset);
                         return Err(NoHead::End(if in_head { fault } else { ServeEnd::Closed }));
@@ -260,7 +257,9 @@ impl<H: Handler> Server<'_, H> {
         if let Some(upstream) = upgrade
             && end.fault.is_none()
         {
-            let downstream = self.conn.borrow_mut().take_stream();
+            // What is left of a request body must not become the first bytes of the tunnel.
+            let whole = self.conn.borrow().body_ended();
+            let downstream = self.conn.borrow_mut().take_stream().filter(|_| whole);
             if let Some(downstream) = downstream {
                 Box::pin(self.handler.tunnel(ticket, downstream, *upstream)).await;
             }

@@ -81,7 +81,11 @@ impl H2Body {
         }
         let side = self.side;
         while let Some(data) = ready!(self.recv.poll_data(cx)) {
-            let data = data.map_err(|e| side.error(&e))?;
+            let data = match data {
+                Ok(data) => data,
+                Err(error) if self.stopped_cleanly(&error) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(side.error(&error)))),
+            };
             self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
             if !data.is_empty() {
                 self.received.set(self.received.get() + data.len() as u64);
@@ -97,6 +101,21 @@ impl H2Body {
                 })
             })
         }))
+    }
+
+    /// An upstream that has answered in full may stop the rest of the request by a reset with `NO_ERROR`, which is not to
+    /// cost the response (RFC 9113 section 8.1). The crate then reports the reset after the last data; a body shorter
+    /// than announced is truncated all the same.
+    fn stopped_cleanly(&self, error: &h2::Error) -> bool {
+        let whole = match self.framing {
+            BodyFraming::Length(length) => self.received.get() == length,
+            BodyFraming::None | BodyFraming::Chunked | BodyFraming::UntilClose => true,
+        };
+        whole
+            && self.side == Side::Upstream
+            && error.is_reset()
+            && error.is_remote()
+            && error.reason() == Some(Reason::NO_ERROR)
     }
 
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {

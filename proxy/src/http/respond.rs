@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use weft_core::fault::FaultKind;
 use weft_core::message::ResponseHead;
+use weft_core::propagate::own;
 
 use super::{Body, Refusal, Response};
 
@@ -19,7 +20,7 @@ pub fn fault_response(fault: FaultKind, grpc: bool) -> Response {
         head.fields.append("content-type", "application/grpc");
         head.fields.append("grpc-status", looks.grpc_status.to_string());
         head.fields.append("grpc-message", percent_encoded(looks.phrase));
-        mark(&mut head, fault);
+        own::mark(&mut head.fields, fault);
         return Response::new(head);
     }
     text(fault, looks.status, looks.phrase)
@@ -37,14 +38,9 @@ pub fn refusal_response(refusal: &Refusal) -> Response {
 fn text(fault: FaultKind, status: u16, phrase: &str) -> Response {
     let mut head = ResponseHead::new(status);
     head.fields.append("content-type", "text/plain; charset=utf-8");
-    mark(&mut head, fault);
+    own::mark(&mut head.fields, fault);
     let body = Bytes::from(format!("{} ({})\n", phrase, fault.code()));
     Response { head, body: Body::full(body), upgrade: None }
-}
-
-fn mark(head: &mut ResponseHead, fault: FaultKind) {
-    head.fields.append("proxy-status", format!("weft; error={}", fault.appearance().proxy_status));
-    head.fields.append("x-weft-error", fault.code());
 }
 
 /// `grpc-message` carries printable ASCII but `%`; all else is percent-encoded (gRPC over HTTP/2, "Responses").

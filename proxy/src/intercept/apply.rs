@@ -4,9 +4,10 @@
 //! backends (legacy or nf_tables) this host uses, and operators can read and compare the result with tools they know.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use weft_core::intercept::{Family, InterceptConfig, InterceptError, Rules, installed, replace};
 
 use super::netlink::{Delivery, set_delivery_address};
@@ -16,9 +17,6 @@ const DIRECTORIES: [&str; 4] = ["", "/usr/sbin/", "/sbin/", "/usr/local/sbin/"];
 
 /// Names by which distributions ship the tools: the host's choice, then each backend by name.
 const VARIANTS: [&str; 3] = ["", "-nft", "-legacy"];
-
-/// Exists where the kernel has IPv6.
-const IPV6_MARK: &str = "/proc/thread-self/net/if_inet6";
 
 /// Why rules could not be applied. Where one family failed, the other has been put back as it was.
 #[derive(Debug, thiserror::Error)]
@@ -89,13 +87,20 @@ pub fn plan(config: Option<&InterceptConfig>) -> Result<Plan, ApplyError> {
 /// # Errors
 /// Any [`ApplyError`].
 pub fn apply(config: Option<&InterceptConfig>) -> Result<Ipv6, ApplyError> {
-    let (wanted_v4, wanted_v6) = (wanted(config, Family::V4)?, wanted(config, Family::V6)?);
-    let ipv6 = has_ipv6();
     // Both tools are found before anything is changed.
-    let (tools_v4, before_v4) = Tools::find(Family::V4)?;
-    let found_v6 = if ipv6 { Some(Tools::find(Family::V6)?) } else { None };
+    let v4 = Tools::find(Family::V4)?;
+    let v6 = if has_ipv6() { Some(Tools::find(Family::V6)?) } else { None };
+    apply_with(config, v4, v6)
+}
+
+fn apply_with(
+    config: Option<&InterceptConfig>,
+    (tools_v4, before_v4): (Tools, Saved),
+    v6: Option<(Tools, Saved)>,
+) -> Result<Ipv6, ApplyError> {
+    let (wanted_v4, wanted_v6) = (wanted(config, Family::V4)?, wanted(config, Family::V6)?);
     tools_v4.restore(&before_v4.transaction(&wanted_v4))?;
-    let Some((tools_v6, before_v6)) = found_v6 else { return Ok(Ipv6::Absent) };
+    let Some((tools_v6, before_v6)) = v6 else { return Ok(Ipv6::Absent) };
     let done = tools_v6.restore(&before_v6.transaction(&wanted_v6)).and_then(|()| {
         let delivery = if config.is_some() { Delivery::Present } else { Delivery::Absent };
         let usable = set_delivery_address(delivery).map_err(ApplyError::Address);
@@ -118,8 +123,10 @@ fn wanted(config: Option<&InterceptConfig>, family: Family) -> Result<Rules, Int
     config.map_or_else(|| Ok(Rules::default()), |config| config.rules(family))
 }
 
+/// Whether the kernel has IPv6. Only its own refusal counts as no, because a wrong no leaves IPv6 uncaptured.
 fn has_ipv6() -> bool {
-    Path::new(IPV6_MARK).exists()
+    let socket = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    !matches!(socket, Err(Errno::EAFNOSUPPORT))
 }
 
 /// What `iptables-save -t nat` printed.
@@ -212,4 +219,83 @@ fn failed(tool: String, output: &Output) -> ApplyError {
     let said = String::from_utf8_lossy(&output.stderr);
     let reason = said.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>().join("; ");
     ApplyError::Tool { tool, reason: if reason.is_empty() { output.status.to_string() } else { reason } }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    fn script(path: &Path, text: &str) {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// The kernel backends print their tables differently; both must be understood.
+    #[test]
+    fn both_backends_are_idempotent() {
+        assert!(nix::unistd::geteuid().is_root(), "this test writes redirection rules: run it as root");
+        let in_own_namespace = |variant: &'static str| {
+            move || {
+                unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                let table = |name: &str| {
+                    let tools = Tools { stem: format!("{name}{variant}") };
+                    let saved = tools.save().unwrap().unwrap_or_else(|| panic!("{} is not installed", tools.stem));
+                    (tools, saved)
+                };
+                let both = || (table("iptables"), Some(table("ip6tables")));
+                let ours = || ["iptables", "ip6tables"].map(|name| installed(&table(name).1.0));
+                let config = InterceptConfig::default();
+                let apply = |config| {
+                    let (v4, v6) = both();
+                    apply_with(config, v4, v6).unwrap();
+                    ours()
+                };
+                let once = apply(Some(&config));
+                assert_ne!(once, [Rules::default(), Rules::default()], "{variant}");
+                assert_eq!(apply(Some(&config)), once, "{variant}");
+                assert_eq!(apply(None), [Rules::default(), Rules::default()], "{variant}");
+            }
+        };
+        for variant in ["-nft", "-legacy"] {
+            std::thread::spawn(in_own_namespace(variant)).join().unwrap();
+        }
+    }
+
+    /// With the real tools for IPv4, and for IPv6 ones that can read and not write.
+    #[test]
+    fn when_ipv6_fails_ipv4_is_put_back() {
+        assert!(nix::unistd::geteuid().is_root(), "this test writes redirection rules: run it as root");
+        let directory = tempfile::tempdir().unwrap();
+        let stem = directory.path().join("ip6tables").display().to_string();
+        script(Path::new(&format!("{stem}-save")), "exit 0");
+        script(Path::new(&format!("{stem}-restore")), "cat > /dev/null; echo no such table >&2; exit 1");
+        let in_own_namespace = move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let broken_v6 = || {
+                let tools = Tools { stem: stem.clone() };
+                let saved = tools.save().unwrap().unwrap();
+                Some((tools, saved))
+            };
+            let v4 = || Tools::find(Family::V4).unwrap();
+            let ours = || installed(&v4().1.0);
+            let other = InterceptConfig { inbound_port: 1, ..InterceptConfig::default() };
+            // From nothing to nothing, and from another configuration back to it.
+            for before in [None, Some(&other)] {
+                apply_with(before, v4(), None).unwrap();
+                let was = ours();
+                let error = apply_with(Some(&InterceptConfig::default()), v4(), broken_v6()).unwrap_err();
+                assert!(error.to_string().contains("no such table"), "{error}");
+                assert_eq!(ours(), was);
+            }
+            let gone = Tools { stem: "/nonexistent/iptables".to_owned() };
+            assert!(gone.save().unwrap().is_none());
+        };
+        std::thread::spawn(in_own_namespace).join().unwrap();
+    }
 }

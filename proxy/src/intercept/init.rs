@@ -104,3 +104,48 @@ fn mark(text: &str) -> Result<u32, String> {
     let parsed = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u32::from_str_radix(hex, 16));
     parsed.map_err(|_| "expected a number from 1 to 4294967295, or 0x and hexadecimal digits".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        init: InitArgs,
+    }
+
+    #[test]
+    fn flags_become_a_configuration() {
+        let check = |flags: &str, expected: InterceptConfig| {
+            let line = Line::try_parse_from(format!("init {flags}").split_whitespace()).unwrap();
+            assert_eq!(line.init.config(), expected, "{flags}");
+        };
+        let default = InterceptConfig::default;
+        check("", default());
+        check("--mark 0x2113", InterceptConfig { mark: Some(0x2113), ..default() });
+        check("--mark 7 --proxy-uid 8", InterceptConfig { mark: Some(7), proxy_uid: 8, ..default() });
+        let ports = [22, 23, 24].into();
+        check(
+            "--exclude-inbound-port 22,23 --exclude-inbound-port 24",
+            InterceptConfig { exclude_inbound_ports: ports, ..default() },
+        );
+        let nets = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).into();
+        check("--exclude-cidr 10.0.0.0/8,fd00::/8", InterceptConfig { exclude_cidrs: nets, ..default() });
+        let everything = InterceptConfig {
+            outbound_port: 1,
+            inbound_port: 2,
+            own_ports: [3].into(),
+            exclude_outbound_ports: [4].into(),
+            exclude_uids: [5].into(),
+            ..default()
+        };
+        check("--outbound-port 1 --inbound-port 2 --own-port 3 --exclude-outbound-port 4 --exclude-uid 5", everything);
+        for nonsense in ["--mark x", "--mark 0xfffffffff", "--exclude-cidr 10.0.0.1/33", "--exclude-inbound-port 65536"]
+        {
+            assert!(Line::try_parse_from(format!("init {nonsense}").split_whitespace()).is_err(), "{nonsense}");
+        }
+    }
+}

@@ -6,6 +6,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use weft_proto::v1::StatusRequest;
 
+use futures_util::StreamExt as _;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +65,32 @@ async fn only_tls_1_3_is_spoken() {
     old.write_all(&hello).await.unwrap();
     assert!(ends(&mut old).await, "TLS 1.2 is cut");
     mesh.connect(None).await;
+    mesh.stop().await;
+}
+
+/// Who proved nothing has places of its own, and cannot take those of who did.
+#[tokio::test(flavor = "multi_thread")]
+async fn anonymous_callers_are_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    let held = mesh.join().await;
+    let opened = futures_util::stream::iter(0..crate::doors::tls::ANONYMOUS_MAX)
+        .map(|_| mesh.try_connect(None, [127, 0, 0, 1]))
+        .buffer_unordered(64)
+        .collect::<Vec<_>>();
+    let opened = opened.await;
+    assert!(opened.iter().all(Result::is_ok));
+    let ask = async |credentials: Option<&Credentials>| {
+        let channel = mesh.try_connect(credentials, [127, 0, 0, 1]).await.map_err(drop)?;
+        let csr_der = csr(&KeyPair::generate().unwrap(), &[]);
+        let request = IssueRequest { csr_der, join_token: String::new() };
+        IdentityClient::new(channel).issue(request).await.map(drop).map_err(drop)
+    };
+    assert_eq!(ask(Some(&held)).await, Ok(()), "a known one comes in");
+    let all_admitted = || mesh.plane.metrics.render().contains("weft_connections_total{event=\"beyond_bound\"} 0\n");
+    assert!(all_admitted());
+    assert_eq!(ask(None).await, Err(()), "one anonymous too many");
+    assert!(!all_admitted());
     mesh.stop().await;
 }
 

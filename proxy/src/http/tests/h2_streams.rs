@@ -421,3 +421,78 @@ fn a_reader_that_gives_no_window_holds_the_upstream_back() {
         assert!(before < ALL / 4, "{before} bytes were taken for a client that reads nothing");
     });
 }
+
+/// Opens and resets `resets` streams in one go; says whether the connection still serves afterwards.
+fn cve_2023_44487_rapid_reset(limits: HttpLimits, resets: u32, survives: bool) {
+    run(async move {
+        let to = answering(HI).await;
+        let proxy = proxy(Proto::H2, Some((to, Proto::H1)), limits).await;
+        let mut socket = TcpStream::connect(proxy.address).await.unwrap();
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for n in 0..resets {
+            let id = (n * 2 + 1).to_be_bytes();
+            // :method GET, :scheme http, :path /, :authority a; without END_STREAM.
+            bytes.extend_from_slice(&[0, 0, 6, 1, 4]);
+            bytes.extend_from_slice(&id);
+            bytes.extend_from_slice(&[0x82, 0x86, 0x84, 0x41, 0x01, b'a']);
+            bytes.extend_from_slice(&[0, 0, 4, 3, 0]);
+            bytes.extend_from_slice(&id);
+            bytes.extend_from_slice(&8_u32.to_be_bytes());
+        }
+        bytes.extend_from_slice(b"\0\0\x08\x06\0\0\0\0\0weft-png");
+        socket.write_all(&bytes).await.unwrap();
+        // Either GOAWAY or the answer to our PING tells the outcome.
+        let alive = loop {
+            let mut header = [0; 9];
+            socket.read_exact(&mut header).await.unwrap();
+            let mut payload = vec![0; usize::from(header[1]) * 256 + usize::from(header[2])];
+            socket.read_exact(&mut payload).await.unwrap();
+            match header[3] {
+                6 if payload == b"weft-png" => break true,
+                7 => break false,
+                _ => {}
+            }
+        };
+        assert_eq!(alive, survives, "{resets}");
+    });
+}
+
+#[test]
+fn cve_2023_44487_strangers_are_cut_off_and_sidecars_bear_each_others_cancellations() {
+    cve_2023_44487_rapid_reset(HttpLimits::default(), 19, true);
+    cve_2023_44487_rapid_reset(HttpLimits::default(), 300, false);
+    cve_2023_44487_rapid_reset(HttpLimits::between_sidecars(), 150, true);
+    cve_2023_44487_rapid_reset(HttpLimits::between_sidecars(), 5_000, false);
+}
+
+#[test]
+fn an_upstream_may_answer_in_full_and_stop_the_request() {
+    for length in [None, Some("2"), Some("3")] {
+        run(async move {
+            // Dropping the request unread makes the h2 crate send RST_STREAM with NO_ERROR, as Go's server does.
+            let to = h2_upstream(move |request, mut respond| async move {
+                drop(request);
+                let mut head = Response::builder();
+                if let Some(length) = length {
+                    head = head.header("content-length", length);
+                }
+                let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                stream.send_data("hi".into(), length != Some("3")).unwrap();
+                if length == Some("3") {
+                    // Let the data leave before the reset.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    stream.send_reset(Reason::NO_ERROR);
+                }
+            })
+            .await;
+            let proxy = h2_proxy(to, Proto::H2).await;
+            let (response, mut stream) = connect(&proxy).await.send_request(request(Method::POST), false).unwrap();
+            stream.send_data("some".into(), false).unwrap();
+            let outcome = body_of(response.await.unwrap().into_body()).await;
+            match length {
+                Some("3") => assert!(outcome.is_err()),
+                _ => assert_eq!(outcome.unwrap().0, "hi"),
+            }
+        });
+    }
+}
