@@ -1,3 +1,7 @@
 //! The process as a runtime: workers, and how they end.
 
 pub mod drain;
+mod start;
+pub mod worker;
+
+pub use start::{Door, Listening, Setup, Workers, start};

@@ -53,11 +53,29 @@ impl AccessLog {
         Ok(Self { buffers, stop, thread: Some(thread) })
     }
 
+    /// What a worker thread makes its writer of.
+    #[must_use]
+    pub fn handle(&self) -> LogHandle {
+        LogHandle {
+            buffers: Arc::clone(&self.buffers),
+            thread: self.thread.as_ref().map(|thread| thread.thread().clone()),
+        }
+    }
+}
+
+/// Leads to the log; can be sent to another thread.
+#[derive(Clone, Debug)]
+pub struct LogHandle {
+    buffers: Arc<Buffers>,
+    thread: Option<Thread>,
+}
+
+impl LogHandle {
     /// A buffer for one worker.
     pub(super) fn writer(&self) -> Writer {
         let buffer = Arc::new(Mutex::new(Vec::new()));
         lock(&self.buffers).push(Arc::clone(&buffer));
-        Writer { buffer, thread: self.thread.as_ref().map(|thread| thread.thread().clone()) }
+        Writer { buffer, thread: self.thread.clone() }
     }
 }
 
@@ -158,7 +176,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("access.jsonl");
         let log = AccessLog::start(&LogTarget::File(path.clone())).unwrap();
-        let writers: Vec<_> = (0..2).map(|_| log.writer()).collect();
+        let writers: Vec<_> = (0..2).map(|_| log.handle().writer()).collect();
         for index in 0..100 {
             for writer in &writers {
                 assert!(writer.write(|out| out.extend_from_slice(format!("{index}\n").as_bytes())));

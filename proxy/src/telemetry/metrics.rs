@@ -68,7 +68,6 @@ closed_set!(
     /// Quantities that go up and down.
     Gauge, "gauge", {
         DownstreamConnections = "weft_downstream_connections", "open connections from downstream";
-        UpstreamConnections = "weft_upstream_connections", "open connections to upstream";
         RequestsInFlight = "weft_requests_in_flight", "requests that have begun and not ended";
     }
 );

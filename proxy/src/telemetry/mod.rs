@@ -11,7 +11,7 @@ mod record;
 use std::rc::Rc;
 use std::sync::Arc;
 
-pub use access_log::{AccessLog, LogTarget};
+pub use access_log::{AccessLog, LogHandle, LogTarget};
 pub use metrics::{Counter, Gauge, Hub};
 pub use record::{AccessRecord, Direction, Kind};
 
@@ -29,8 +29,8 @@ pub struct Telemetry {
 impl Telemetry {
     /// The handle of one worker. `log` is `None` where access records are off.
     #[must_use]
-    pub fn new(hub: &Hub, log: Option<&AccessLog>, instance_id: Arc<str>, clock: Clock) -> Self {
-        Self { shard: Rc::new(hub.worker()), log: log.map(AccessLog::writer), instance_id, clock }
+    pub fn new(hub: &Hub, log: Option<&LogHandle>, instance_id: Arc<str>, clock: Clock) -> Self {
+        Self { shard: Rc::new(hub.worker()), log: log.map(LogHandle::writer), instance_id, clock }
     }
 
     /// The clock that records are stamped with.

@@ -1,0 +1,208 @@
+//! What is known of one request while it passes through, and its one record at the end.
+//!
+//! An [`Exchange`] is made when the request's head is there and ends exactly once: finished by the server when the
+//! response is out, or dropped when the downstream left first. Either way the record is written.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use weft_core::balance::{EndpointHealth, InFlight};
+use weft_core::fault::FaultKind;
+use weft_core::identity::spiffe::SpiffeId;
+use weft_core::message::{RequestHead, Version};
+use weft_core::model::ServiceKey;
+use weft_core::propagate::request_id::RequestId;
+use weft_core::propagate::trace::Span;
+use weft_core::time::Moment;
+
+use crate::http::ExchangeEnd;
+use crate::runtime::worker::Worker;
+use crate::tcp::RelayEnd;
+use crate::telemetry::{AccessRecord, Direction, Gauge, Kind};
+use crate::tls::{MeshPeer, TLS_VERSION};
+
+/// One downstream connection, for the records of what it carries.
+#[derive(Debug)]
+pub struct Connection {
+    /// Door.
+    pub direction: Direction,
+    /// When it was accepted.
+    pub opened: Moment,
+    /// Peer address.
+    pub downstream: SocketAddr,
+    /// Who called, over mesh TLS.
+    pub peer: Option<MeshPeer>,
+    /// Our identity at that time.
+    pub own: Option<SpiffeId>,
+}
+
+/// Where an attempt went.
+#[derive(Clone, Debug, Default)]
+pub struct Upstream {
+    /// Service addressed.
+    pub service: Option<ServiceKey>,
+    /// Route that led there.
+    pub route: Option<Arc<str>>,
+    /// Endpoint chosen.
+    pub endpoint: Option<Arc<str>>,
+    /// Its address.
+    pub address: Option<SocketAddr>,
+    /// Who it proved to be.
+    pub peer: Option<Rc<MeshPeer>>,
+}
+
+/// One request on its way.
+#[derive(Debug)]
+pub struct Exchange {
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    started: Moment,
+    method: Method,
+    target: Bytes,
+    path_end: usize,
+    authority: Option<Bytes>,
+    version: Version,
+    /// Ids, once propagation has settled them.
+    pub ids: Option<(RequestId, Span)>,
+    /// Where it went.
+    pub upstream: Upstream,
+    /// Time to the response head.
+    pub answered_after: Option<Duration>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Status sent downstream.
+    pub status: Option<u16>,
+    /// gRPC status sent downstream, where the head says it.
+    pub grpc_status: Option<u16>,
+    /// Why it failed.
+    pub fault: Option<FaultKind>,
+    /// Counts at the endpoint while the response is under way.
+    pub in_flight: Option<InFlight<Arc<EndpointHealth>>>,
+    ended: bool,
+}
+
+impl Exchange {
+    /// Begins at the head.
+    #[must_use]
+    pub fn begin(worker: &Rc<Worker>, connection: &Rc<Connection>, head: &RequestHead) -> Self {
+        worker.telemetry.gauge(Gauge::RequestsInFlight, 1);
+        let path_end = head.target.iter().position(|byte| *byte == b'?').unwrap_or(head.target.len());
+        Self {
+            worker: Rc::clone(worker),
+            connection: Rc::clone(connection),
+            started: worker.now(),
+            method: head.method.clone(),
+            target: head.target.clone(),
+            path_end,
+            authority: head.host().map(Bytes::copy_from_slice),
+            version: head.version,
+            ids: None,
+            upstream: Upstream::default(),
+            answered_after: None,
+            attempts: 0,
+            status: None,
+            grpc_status: None,
+            fault: None,
+            in_flight: None,
+            ended: false,
+        }
+    }
+
+    /// When it began.
+    #[must_use]
+    pub const fn started(&self) -> Moment {
+        self.started
+    }
+
+    /// The response is out, or broke on its way.
+    pub fn finish(mut self, end: ExchangeEnd) {
+        self.fault = self.fault.or(end.fault);
+        self.record(end.bytes_received, end.bytes_sent);
+    }
+
+    /// It became a tunnel, which has ended.
+    pub fn finish_tunnel(mut self, end: RelayEnd) {
+        self.fault = self.fault.or(end.fault);
+        self.record(end.up, end.down);
+    }
+
+    fn record(&mut self, bytes_received: u64, bytes_sent: u64) {
+        self.ended = true;
+        self.in_flight = None;
+        self.worker.telemetry.gauge(Gauge::RequestsInFlight, -1);
+        let mut record = AccessRecord::new(Kind::Request, self.connection.direction, self.started, self.worker.now());
+        describe_peer(&mut record, &self.connection, &self.upstream);
+        let (trace, span, parent) = self.ids.as_ref().map_or((None, None, None), |(_, span)| {
+            (Some(span.trace.to_string()), Some(span.id.to_string()), span.parent.map(|id| id.to_string()))
+        });
+        record.request_id = self.ids.as_ref().map(|(id, _)| id.as_str());
+        record.trace_id = trace.as_deref();
+        record.span_id = span.as_deref();
+        record.parent_span_id = parent.as_deref();
+        record.method = Some(self.method.as_str());
+        record.path = self.target.get(..self.path_end);
+        record.authority = self.authority.as_deref();
+        record.protocol = Some(version_name(self.version));
+        record.status = self.status;
+        record.grpc_status = self.grpc_status;
+        record.upstream = self.answered_after;
+        record.bytes_received = bytes_received;
+        record.bytes_sent = bytes_sent;
+        record.attempts = self.attempts;
+        record.fault = self.fault;
+        self.worker.telemetry.finish(&record);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.fault = self.fault.or(Some(FaultKind::DownstreamReset));
+            self.record(0, 0);
+        }
+    }
+}
+
+/// Writes the record of a connection that carried bytes, or ended before a request.
+pub fn record_connection(
+    worker: &Worker,
+    connection: &Connection,
+    upstream: &Upstream,
+    protocol: Option<&'static str>,
+    end: RelayEnd,
+) {
+    let mut record = AccessRecord::new(Kind::Connection, connection.direction, connection.opened, worker.now());
+    describe_peer(&mut record, connection, upstream);
+    record.protocol = protocol;
+    record.bytes_received = end.up;
+    record.bytes_sent = end.down;
+    record.fault = end.fault;
+    worker.telemetry.finish(&record);
+}
+
+/// Identities and TLS facts are those of the mesh side: downstream for inbound, upstream for the others.
+fn describe_peer<'a>(record: &mut AccessRecord<'a>, connection: &'a Connection, upstream: &'a Upstream) {
+    let peer = connection.peer.as_ref().or(upstream.peer.as_deref());
+    record.downstream_address = Some(connection.downstream);
+    record.upstream_address = upstream.address;
+    record.service = upstream.service.as_ref();
+    record.route = upstream.route.as_deref();
+    record.endpoint = upstream.endpoint.as_deref();
+    record.own_id = connection.own.as_ref();
+    record.peer_id = peer.map(|peer| &peer.id);
+    record.tls_version = peer.map(|_| TLS_VERSION);
+    record.tls_group = peer.map(|peer| peer.group);
+    record.alpn = peer.and_then(|peer| std::str::from_utf8(peer.alpn.as_bytes()).ok());
+}
+
+const fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+        Version::Http2 => "HTTP/2",
+    }
+}

@@ -1,0 +1,323 @@
+//! One request to one of the endpoints that may serve it: pick, connect, send, observe, try again where that is safe.
+//!
+//! Tried again is only what certainly was not processed: no connection, or not one byte of the request written, or
+//! HTTP/2 said so. The one exception is an idempotent request without body on a connection that was open before: it may
+//! have met the server closing that connection, and gets one fresh connection (U2). A POST never goes out twice.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use weft_core::balance::{self, EndpointHealth, InFlight, Outcome};
+use weft_core::detect::MeshAlpn;
+use weft_core::fault::FaultKind;
+use weft_core::message::{RequestHead, Version};
+use weft_core::model::AppProtocol;
+use weft_core::snapshot::{EndpointTarget, PortEntry};
+
+use crate::dial::{Linked, dial};
+use crate::entropy::ThreadEntropy;
+use crate::exchange::{Exchange, Upstream};
+use crate::http::{Body, H1Client, H2Client, Interim, Request, Response, SendError};
+use crate::pool::{LinkKey, Opened};
+use crate::runtime::worker::Worker;
+use crate::telemetry::Counter;
+use crate::tls::MeshPeer;
+
+/// Attempts for one request, the first included.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Where a request or connection goes.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// To a port of a service: balanced, or to one endpoint.
+    Service {
+        /// Whose policy holds.
+        port: Arc<PortEntry>,
+        /// Exactly this endpoint.
+        pinned: Option<Arc<EndpointTarget>>,
+    },
+    /// To an address outside the mesh, in the clear.
+    Passthrough(SocketAddr),
+    /// To the local application.
+    Local {
+        /// Its address.
+        address: SocketAddr,
+        /// What it speaks.
+        protocol: AppProtocol,
+    },
+}
+
+impl Destination {
+    /// What the application speaks.
+    #[must_use]
+    pub fn protocol(&self) -> AppProtocol {
+        match self {
+            Self::Service { port, .. } => port.port.protocol,
+            Self::Passthrough(_) => AppProtocol::Detect,
+            Self::Local { protocol, .. } => *protocol,
+        }
+    }
+
+    /// What records say before an endpoint is chosen.
+    #[must_use]
+    pub fn describe(&self) -> Upstream {
+        match self {
+            Self::Service { port, .. } => Upstream {
+                service: Some(port.service.clone()),
+                route: Some(Arc::clone(&port.label)),
+                ..Upstream::default()
+            },
+            Self::Passthrough(address) | Self::Local { address, .. } => {
+                Upstream { address: Some(*address), ..Upstream::default() }
+            }
+        }
+    }
+}
+
+/// One endpoint chosen for one attempt.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) key: LinkKey,
+    pub(crate) endpoint: Option<Arc<EndpointTarget>>,
+}
+
+/// Chooses for the next attempt, not again what was tried. `None`: nothing is left.
+pub(crate) fn choose(worker: &Worker, to: &Destination, tried: &[usize]) -> Option<(Chosen, usize)> {
+    let (port, pinned) = match to {
+        Destination::Service { port, pinned } => (port, pinned),
+        Destination::Passthrough(address) => return plain(*address, false, tried),
+        Destination::Local { address, .. } => return plain(*address, true, tried),
+    };
+    let (endpoint, index) = match pinned {
+        Some(endpoint) if tried.is_empty() => (endpoint, 0),
+        Some(_) => return None,
+        None => {
+            let health = |index: usize| {
+                let endpoint = port.endpoints.get(index)?;
+                (!tried.contains(&index)).then_some(&*endpoint.health)
+            };
+            let index = balance::pick(&port.shares, health, worker.now(), &mut ThreadEntropy)?;
+            (port.endpoints.get(index)?, index)
+        }
+    };
+    let identity = if endpoint.mesh_tls { endpoint.identity.clone() } else { None };
+    let key = LinkKey { address: endpoint.address, identity, delivery: false };
+    Some((Chosen { key, endpoint: Some(Arc::clone(endpoint)) }, index))
+}
+
+fn plain(address: SocketAddr, delivery: bool, tried: &[usize]) -> Option<(Chosen, usize)> {
+    let key = LinkKey { address, identity: None, delivery };
+    tried.is_empty().then_some((Chosen { key, endpoint: None }, 0))
+}
+
+/// Sends the request and awaits the head of its response. The exchange learns where it went and how often it was tried.
+///
+/// # Errors
+/// The fault of the last attempt; `NoEndpoint` when there is nobody to try.
+pub async fn forward(
+    worker: &Rc<Worker>,
+    to: &Destination,
+    mut request: Request,
+    interim: &Interim,
+    exchange: &mut Exchange,
+) -> Result<Response, FaultKind> {
+    exchange.upstream = to.describe();
+    let mut tried = Vec::new();
+    let mut last = FaultKind::NoEndpoint;
+    let mut fresh_only = false;
+    while exchange.attempts < ATTEMPTS_MAX {
+        let Some((chosen, index)) = choose(worker, to, &tried) else { break };
+        if exchange.attempts > 0 {
+            worker.telemetry.count(Counter::Retried);
+        }
+        exchange.attempts += 1;
+        exchange.upstream.address = Some(chosen.key.address);
+        exchange.upstream.endpoint = chosen.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.id));
+        exchange.in_flight = chosen.endpoint.as_ref().map(|endpoint| InFlight::begin(Arc::clone(&endpoint.health)));
+        let begun = worker.now();
+        let attempt = attempt(worker, to, &chosen.key, request, interim, fresh_only).await;
+        let took = worker.now().since(begun);
+        exchange.upstream.peer = attempt.peer;
+        match attempt.outcome {
+            Ok(response) => {
+                observe(exchange, Outcome::Answered(took), worker);
+                exchange.answered_after = Some(worker.now().since(exchange.started()));
+                return Ok(response);
+            }
+            Err(failed) => {
+                observe(exchange, blame(failed.fault, took), worker);
+                exchange.in_flight = None;
+                last = failed.fault;
+                match failed.again {
+                    Again::Elsewhere(back) => {
+                        tried.push(index);
+                        request = *back;
+                    }
+                    Again::Fresh(back) => {
+                        fresh_only = true;
+                        request = *back;
+                    }
+                    Again::Never => break,
+                }
+            }
+        }
+    }
+    Err(last)
+}
+
+fn observe(exchange: &Exchange, outcome: Outcome, worker: &Worker) {
+    if let Some(in_flight) = &exchange.in_flight {
+        let health: &EndpointHealth = in_flight.health();
+        health.observe(outcome, worker.now());
+    }
+}
+
+/// A fault of the caller, or of ours, says nothing of the endpoint.
+fn blame(fault: FaultKind, took: Duration) -> Outcome {
+    use weft_core::fault::Origin;
+    match fault.appearance().origin {
+        Origin::Upstream => Outcome::Failed(took),
+        Origin::Downstream | Origin::Proxy => Outcome::Unknown,
+    }
+}
+
+struct Attempt {
+    peer: Option<Rc<MeshPeer>>,
+    outcome: Result<Response, Failed>,
+}
+
+struct Failed {
+    fault: FaultKind,
+    again: Again,
+}
+
+enum Again {
+    /// Not processed; at another endpoint.
+    Elsewhere(Box<Request>),
+    /// The connection was stale; on a fresh one.
+    Fresh(Box<Request>),
+    Never,
+}
+
+impl Failed {
+    fn unconnected(fault: FaultKind, request: Request) -> Self {
+        Self { fault, again: Again::Elsewhere(Box::new(request)) }
+    }
+
+    /// `spare`: the head of a request that may be sent once more on a fresh connection.
+    fn of(error: SendError, spare: Option<RequestHead>) -> Self {
+        let again = match (error.unsent, error.request, spare) {
+            (true, Some(request), None) => Again::Elsewhere(request),
+            (true, Some(request), Some(_)) => Again::Fresh(request),
+            (_, _, Some(head)) if error.fault == FaultKind::UpstreamReset => {
+                Again::Fresh(Box::new(Request { head, body: Body::Empty }))
+            }
+            _ => Again::Never,
+        };
+        Self { fault: error.fault, again }
+    }
+}
+
+async fn attempt(
+    worker: &Rc<Worker>,
+    to: &Destination,
+    key: &LinkKey,
+    request: Request,
+    interim: &Interim,
+    fresh_only: bool,
+) -> Attempt {
+    let http2 = match to.protocol() {
+        AppProtocol::Http1 => false,
+        AppProtocol::H2c => true,
+        AppProtocol::Detect | AppProtocol::Tcp => request.head.version == Version::Http2,
+    };
+    if http2 {
+        attempt_http2(worker, key, request, interim).await
+    } else {
+        attempt_http1(worker, key, request, interim, fresh_only).await
+    }
+}
+
+async fn attempt_http1(
+    worker: &Rc<Worker>,
+    key: &LinkKey,
+    mut request: Request,
+    interim: &Interim,
+    fresh_only: bool,
+) -> Attempt {
+    let shelf = worker.pools.http1(key);
+    let (idle, stale) = if fresh_only { (None, 0) } else { shelf.take() };
+    for _ in 0..stale {
+        worker.telemetry.count(Counter::PoolStale);
+    }
+    let reused = idle.is_some();
+    let (client, lease) = if let Some(idle) = idle {
+        worker.telemetry.count(Counter::PoolReused);
+        idle
+    } else {
+        match dial(worker, key, MeshAlpn::Http1).await {
+            Ok(Linked { stream, peer, expires }) => {
+                (H1Client::new(stream, worker.limits.message), shelf.lease(expires, peer))
+            }
+            Err(fault) => return Attempt { peer: None, outcome: Err(Failed::unconnected(fault, request)) },
+        }
+    };
+    let peer = lease.peer.clone();
+    let spare = (reused && request.body.is_end() && is_idempotent(&request.head.method)).then(|| request.head.clone());
+    if request.head.version == Version::Http10 && request.head.host().is_none() {
+        // HTTP/1.1 upstream needs a Host; the destination is all that is known.
+        request.head.authority = Some(key.address.to_string().into());
+    }
+    match client.send(request, interim, shelf.home(lease)).await {
+        Ok(response) => {
+            shelf.heard(&response.head.fields);
+            Attempt { peer, outcome: Ok(response) }
+        }
+        Err(error) => {
+            if reused && error.fault == FaultKind::UpstreamReset {
+                worker.telemetry.count(Counter::PoolStale);
+            }
+            // Untouched on a stale connection: the endpoint is not to blame, so it is tried again on a fresh one.
+            let failed = match (error.unsent && reused, error) {
+                (true, SendError { fault, request: Some(request), .. }) => {
+                    Failed { fault, again: Again::Fresh(request) }
+                }
+                (_, error) => Failed::of(error, spare),
+            };
+            Attempt { peer, outcome: Err(failed) }
+        }
+    }
+}
+
+async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: Request, interim: &Interim) -> Attempt {
+    let lane = worker.pools.http2(key);
+    let connect = || async {
+        let Linked { stream, peer, expires } = dial(worker, key, MeshAlpn::Http2).await?;
+        let limits = if key.identity.is_some() { &worker.mesh_limits } else { &worker.limits };
+        let client = H2Client::connect(stream, limits, "http").await?;
+        Ok(Opened { client, peer, expires })
+    };
+    let checkout = match lane.checkout(connect).await {
+        Ok(checkout) => checkout,
+        Err(fault) => return Attempt { peer: None, outcome: Err(Failed::unconnected(fault, request)) },
+    };
+    if checkout.reused {
+        worker.telemetry.count(Counter::PoolReused);
+    }
+    let outcome = checkout.client.send(request, interim).await.map_err(|error| match error {
+        // GOAWAY or a closed connection that this request never got onto.
+        SendError { fault, unsent: true, request: Some(request) } if checkout.reused => {
+            Failed { fault, again: Again::Fresh(request) }
+        }
+        error => Failed::of(error, None),
+    });
+    Attempt { peer: checkout.peer, outcome }
+}
+
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}

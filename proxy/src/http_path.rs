@@ -1,0 +1,173 @@
+//! One HTTP request through the proxy, the same for every door: settle what is handed on, locate, forward, answer.
+//! What differs by door is in [`HttpPath::settle`].
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use weft_core::fault::FaultKind;
+use weft_core::message::{RequestHead, ResponseHead, Version};
+use weft_core::propagate::forwarded::{Edge, note_origin};
+use weft_core::propagate::hop_by_hop::{Upgrade, strip_request, strip_response};
+use weft_core::propagate::peer::{CLIENT_CERT, CLIENT_ID, ProvenPeer, drop_between_proxies, set_client_identity};
+use weft_core::propagate::request_id::{REQUEST_ID, RequestId, Trust, ensure};
+use weft_core::propagate::trace::{Sampling, Span, propagate};
+
+use crate::entropy::ThreadEntropy;
+use crate::exchange::{Connection, Exchange};
+use crate::forward::forward;
+use crate::http::{
+    ExchangeEnd, Handler, Interim, Refusal, Request, Response, ServeEnd, fault_response, serve_h1, serve_h2,
+};
+use crate::io::Stream;
+use crate::runtime::drain::DrainSignal;
+use crate::runtime::worker::Worker;
+use crate::site::Site;
+use crate::tcp::relay;
+use crate::telemetry::{AccessRecord, Counter, Direction, Kind};
+
+/// Serves the requests of one downstream connection.
+#[derive(Debug)]
+pub struct HttpPath {
+    /// The worker it is on.
+    pub worker: Rc<Worker>,
+    /// The connection.
+    pub connection: Rc<Connection>,
+    /// Where its requests go.
+    pub site: Site,
+}
+
+impl HttpPath {
+    /// Serves until the connection ends. Dropping the future closes it and cancels what is under way.
+    pub async fn serve(self, stream: Stream, http2: bool, drain: DrainSignal) -> ServeEnd {
+        let limits = if self.connection.peer.is_some() { &self.worker.mesh_limits } else { &self.worker.limits };
+        let limits = Rc::clone(limits);
+        if http2 {
+            serve_h2(stream, &limits, drain, &Rc::new(self)).await
+        } else {
+            serve_h1(stream, &limits, drain, &self).await
+        }
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request,
+        interim: &Interim,
+        exchange: &mut Exchange,
+    ) -> Result<Response, FaultKind> {
+        self.admit(&request.head)?;
+        let upgrade = if request.head.wants_upgrade().is_some() { Upgrade::Keep } else { Upgrade::Drop };
+        exchange.ids = Some(self.settle(&mut request.head, upgrade));
+        let to = self.site.locate(&self.worker).await?;
+        let mut response = forward(&self.worker, &to, request, interim, exchange).await?;
+        let tunnel = if response.upgrade.is_some() { Upgrade::Keep } else { Upgrade::Drop };
+        strip_response(&mut response.head, tunnel);
+        Ok(response)
+    }
+
+    /// A tunnel leads where the connection was going anyway; at the edge that would be wherever the client says.
+    fn admit(&self, head: &RequestHead) -> Result<(), FaultKind> {
+        let connect = head.method == http::Method::CONNECT;
+        if connect && !matches!(self.site, Site::Captured(_) | Site::Local { .. }) {
+            return Err(FaultKind::ConnectRefused);
+        }
+        Ok(())
+    }
+
+    /// Takes off what ends at this hop, puts on what this hop says.
+    fn settle(&self, head: &mut RequestHead, upgrade: Upgrade) -> (RequestId, Span) {
+        strip_request(head, upgrade);
+        let named =
+            (self.connection.direction == Direction::Gateway).then(|| head.host().map(<[u8]>::to_vec)).flatten();
+        let fields = &mut head.fields;
+        let trust = match self.connection.direction {
+            Direction::Inbound => {
+                self.say_who_called(fields);
+                Trust::PassOn
+            }
+            Direction::Outbound => Trust::PassOn,
+            Direction::Gateway => {
+                drop_between_proxies(fields);
+                fields.remove(CLIENT_CERT);
+                note_origin(fields, self.edge(named.as_deref()));
+                Trust::Replace
+            }
+        };
+        let id = ensure(fields, trust, &mut ThreadEntropy);
+        let span = propagate(fields, Sampling::Accept, &mut ThreadEntropy);
+        (id, span)
+    }
+
+    fn say_who_called(&self, fields: &mut weft_core::fields::Fields) {
+        let peer = self.connection.peer.as_ref();
+        if peer.is_none() {
+            drop_between_proxies(fields);
+        }
+        match &self.connection.own {
+            Some(own) => {
+                let proven =
+                    peer.map(|peer| ProvenPeer { id: &peer.id, certificate_sha256: &peer.leaf_sha256, subject: None });
+                set_client_identity(fields, own, proven);
+            }
+            None => {
+                fields.remove(CLIENT_CERT);
+                fields.remove(CLIENT_ID);
+            }
+        }
+    }
+
+    fn edge<'a>(&self, host: Option<&'a [u8]>) -> Edge<'a> {
+        let peer: IpAddr = self.connection.downstream.ip();
+        Edge { peer, tls: false, host, trusted_hops: 0 }
+    }
+}
+
+impl Handler for HttpPath {
+    type Ticket = Exchange;
+
+    async fn handle(&self, request: Request, interim: &Interim) -> (Response, Exchange) {
+        let mut exchange = Exchange::begin(&self.worker, &self.connection, &request.head);
+        let grpc = request.head.is_grpc();
+        let mut response = match self.answer(request, interim, &mut exchange).await {
+            Ok(response) => response,
+            Err(fault) => {
+                exchange.fault = Some(fault);
+                fault_response(fault, grpc)
+            }
+        };
+        if self.connection.direction == Direction::Gateway
+            && let Some((id, _)) = &exchange.ids
+        {
+            response.head.fields.set(REQUEST_ID, id.as_str());
+        }
+        exchange.status = Some(response.head.status);
+        exchange.grpc_status = grpc_status(&response.head);
+        (response, exchange)
+    }
+
+    fn finished(&self, ticket: Exchange, end: ExchangeEnd) {
+        ticket.finish(end);
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        self.worker.telemetry.count(Counter::HeadRefused);
+        let now = self.worker.now();
+        let mut record = AccessRecord::new(Kind::Request, self.connection.direction, now, now);
+        record.downstream_address = Some(self.connection.downstream);
+        record.own_id = self.connection.own.as_ref();
+        record.peer_id = self.connection.peer.as_ref().map(|peer| &peer.id);
+        record.method = refusal.method.as_ref().map(http::Method::as_str);
+        record.protocol = Some(if refusal.version == Version::Http2 { "HTTP/2" } else { "HTTP/1.1" });
+        record.status = Some(refusal.status);
+        record.fault = Some(refusal.fault);
+        self.worker.telemetry.finish(&record);
+    }
+
+    async fn tunnel(&self, ticket: Exchange, downstream: Stream, upstream: Stream) {
+        let end = relay(downstream, upstream).await;
+        ticket.finish_tunnel(end);
+    }
+}
+
+fn grpc_status(head: &ResponseHead) -> Option<u16> {
+    head.fields.get_str("grpc-status")?.parse().ok()
+}

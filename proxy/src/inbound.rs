@@ -1,0 +1,167 @@
+//! A connection to the local workload. Mesh TLS ends here; what it proved is what the application is told. The
+//! application is dialled only after the connection has been judged.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use weft_core::detect::MeshAlpn;
+use weft_core::fault::FaultKind;
+use weft_core::model::{AppProtocol, InboundMode};
+
+use crate::exchange::{Connection, Upstream};
+use crate::forward::Destination;
+use crate::http_path::HttpPath;
+use crate::intercept::original_dst;
+use crate::io::Stream;
+use crate::l4;
+use crate::outbound::{look, open, refuse_loop};
+use crate::peek::{Peeked, peek};
+use crate::runtime::drain::drain;
+use crate::runtime::worker::Worker;
+use crate::site::Site;
+use crate::telemetry::{Counter, Direction};
+use crate::tls::MeshPeer;
+
+/// Serves one captured inbound connection to its end.
+pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
+    let connection = open(&worker, downstream, Direction::Inbound);
+    let original = match original_dst(&socket) {
+        Ok(original) if !worker.is_loop(original) => original,
+        Ok(_) | Err(_) => return refuse_loop(&worker, &connection, socket),
+    };
+    let rules = &worker.shared.inbound;
+    let protocol = rules.protocols.get(&original.port()).copied().unwrap_or_default();
+    let mode = rules.mode;
+    serve_to(worker, connection, socket, original, protocol, mode).await;
+}
+
+/// Serves one connection to the application at `address`.
+pub async fn serve_to(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    socket: TcpStream,
+    address: SocketAddr,
+    protocol: AppProtocol,
+    mode: InboundMode,
+) {
+    let mut stream = Stream::plain(socket);
+    let site = Site::Local { address, protocol };
+    let to = Destination::Local { address, protocol };
+    let peeked = match mode {
+        InboundMode::Strict => peek(&mut stream, worker.shared.timeouts.detect).await,
+        // A declared tcp port is looked at too: mesh TLS is told from the application's own bytes only by looking.
+        InboundMode::Permissive => look(&worker, &mut stream, &undeclared(&to), &site).await,
+    };
+    let peeked = match peeked {
+        Ok(Peeked::Tls(hello)) if hello.mesh().is_some() => return mesh(worker, &connection, stream, site).await,
+        other => other,
+    };
+    if mode == InboundMode::Strict {
+        // Plaintext, and TLS that proves nothing to us.
+        let fault = peeked.err().unwrap_or(FaultKind::DownstreamIdentity);
+        return l4::refuse(&worker, &connection, &to.describe(), stream, fault, None);
+    }
+    match peeked {
+        Ok(Peeked::Left) => {}
+        Ok(Peeked::Http1 | Peeked::Http2) if protocol == AppProtocol::Tcp => {
+            l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
+        }
+        Ok(Peeked::Http1) => http(worker, connection, stream, site, false, None).await,
+        Ok(Peeked::Http2) => http(worker, connection, stream, site, true, None).await,
+        Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
+        Ok(Peeked::Opaque(way)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
+        Err(fault) => {
+            if fault == FaultKind::DetectTimeout {
+                worker.telemetry.count(Counter::DetectTimeout);
+            }
+            l4::refuse(&worker, &connection, &to.describe(), stream, fault, None);
+        }
+    }
+}
+
+/// As the destination, with its protocol left to detection.
+fn undeclared(to: &Destination) -> Destination {
+    match to {
+        Destination::Local { address, .. } => Destination::Local { address: *address, protocol: AppProtocol::Detect },
+        Destination::Service { .. } | Destination::Passthrough(_) => to.clone(),
+    }
+}
+
+/// Ends mesh TLS and serves what is inside.
+async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, site: Site) {
+    let hello = stream.take_prefix();
+    let Ok(socket) = stream.into_socket() else { return };
+    let (stream, peer) = match worker.acceptor.accept(socket, &hello).await {
+        Ok((tls, peer)) => (Stream::tls_server(tls), peer),
+        Err(error) => {
+            worker.telemetry.count(Counter::DownstreamHandshakeFailed);
+            tracing::info!(%error, from = %connection.downstream, "mesh handshake refused");
+            let end = crate::tcp::RelayEnd { fault: Some(error.downstream_fault()), ..Default::default() };
+            return crate::exchange::record_connection(&worker, connection, &Upstream::default(), Some("tls"), end);
+        }
+    };
+    let (alpn, until) = (peer.alpn, peer.not_after);
+    let connection = Rc::new(proven(&worker, connection, peer));
+    match alpn {
+        MeshAlpn::Http1 => http(worker, connection, stream, site, false, Some(until)).await,
+        MeshAlpn::Http2 => http(worker, connection, stream, site, true, Some(until)).await,
+        MeshAlpn::Tcp => {
+            if let Ok(to) = site.locate(&worker).await {
+                l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
+            }
+        }
+    }
+}
+
+fn proven(worker: &Worker, connection: &Connection, peer: MeshPeer) -> Connection {
+    Connection {
+        direction: connection.direction,
+        opened: connection.opened,
+        downstream: connection.downstream,
+        peer: Some(peer),
+        own: worker.connector.identity().map(|identity| identity.id.clone()),
+    }
+}
+
+/// Serves HTTP. A connection on which an identity was proven is drained when the certificate that proved it expires (K6);
+/// `until` is that time in Unix seconds.
+async fn http(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    stream: Stream,
+    site: Site,
+    http2: bool,
+    until: Option<i64>,
+) {
+    let path = HttpPath { worker: Rc::clone(&worker), connection, site };
+    let end = match until {
+        None => path.serve(stream, http2, worker.drain.clone()).await,
+        Some(until) => {
+            let (trigger, signal) = drain();
+            let ending = async {
+                tokio::select! {
+                    () = worker.drain.draining() => {}
+                    () = expiry(&worker, until) => {}
+                }
+                trigger.start();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                end = path.serve(stream, http2, signal) => end,
+                () = ending => return,
+            }
+        }
+    };
+    tracing::trace!(?end, "connection ended");
+}
+
+async fn expiry(worker: &Worker, until: i64) {
+    loop {
+        let left = until.saturating_sub(worker.shared.clock.unix_seconds());
+        let Ok(left @ 1..) = u64::try_from(left) else { return };
+        // In pieces, because the wall clock may be stepped.
+        tokio::time::sleep(Duration::from_secs(left.min(60))).await;
+    }
+}

@@ -1,0 +1,114 @@
+//! A connection of the local workload's on its way out. Start reading here: this is the life of a captured request.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use weft_core::fault::FaultKind;
+use weft_core::model::AppProtocol;
+
+use crate::exchange::{Connection, Upstream};
+use crate::forward::Destination;
+use crate::http_path::HttpPath;
+use crate::intercept::original_dst;
+use crate::io::Stream;
+use crate::l4::{self, Way};
+use crate::peek::{Peeked, Silence, peek, peek_speculating};
+use crate::runtime::worker::Worker;
+use crate::site::{Site, count_destination};
+use crate::telemetry::{Counter, Direction};
+
+/// Serves one captured outbound connection to its end.
+pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
+    let connection = open(&worker, downstream, Direction::Outbound);
+    let original = match original_dst(&socket) {
+        Ok(original) if !worker.is_loop(original) => original,
+        Ok(_) => return refuse_loop(&worker, &connection, socket),
+        Err(error) => {
+            tracing::debug!(%error, "no original destination");
+            return refuse_loop(&worker, &connection, socket);
+        }
+    };
+    serve_to(worker, connection, Stream::plain(socket), Site::Captured(original)).await;
+}
+
+/// Serves one connection whose destination is `site`: of the workload, of a gateway's client, or of a static listener.
+pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site) {
+    let located = site.locate(&worker).await;
+    count_destination(&worker, &located);
+    let peeked = match &located {
+        Ok(to) => look(&worker, &mut stream, to, &site).await,
+        // Refused: an HTTP client is told so in its own language.
+        Err(_) => peek(&mut stream, worker.shared.timeouts.detect).await,
+    };
+    match (peeked, located) {
+        (Ok(Peeked::Left), _) => {}
+        (Ok(Peeked::Http1), Ok(_)) => http(worker, connection, stream, site, false).await,
+        (Ok(Peeked::Http2), Ok(_)) => http(worker, connection, stream, site, true).await,
+        (Ok(Peeked::Http1), Err(fault)) => http(worker, connection, stream, Site::Refused(fault), false).await,
+        (Ok(Peeked::Http2), Err(fault)) => http(worker, connection, stream, Site::Refused(fault), true).await,
+        (Ok(Peeked::Tls(_)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
+        (Ok(Peeked::Opaque(way)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
+        (Ok(Peeked::Tls(_) | Peeked::Opaque(_)), Err(fault)) => {
+            l4::refuse(&worker, &connection, &Upstream::default(), stream, fault, None);
+        }
+        (Err(fault), located) => {
+            if fault == FaultKind::DetectTimeout {
+                worker.telemetry.count(Counter::DetectTimeout);
+            }
+            let upstream = located.map(|to| to.describe()).unwrap_or_default();
+            l4::refuse(&worker, &connection, &upstream, stream, fault, None);
+        }
+    }
+}
+
+/// Finds out what the connection speaks, as far as the destination does not declare it.
+pub(crate) async fn look(
+    worker: &Worker,
+    stream: &mut Stream,
+    to: &Destination,
+    site: &Site,
+) -> Result<Peeked<Way>, FaultKind> {
+    let timeouts = &worker.shared.timeouts;
+    match to.protocol() {
+        AppProtocol::Tcp => return Ok(Peeked::Opaque(None)),
+        AppProtocol::Http1 | AppProtocol::H2c => return peek(stream, timeouts.detect).await,
+        AppProtocol::Detect => {}
+    }
+    let remembered = site.remembered_as();
+    let known = remembered.is_some_and(|at| worker.first_bytes.borrow().is_server_first(at, worker.now()));
+    let silence = if known { Duration::ZERO } else { timeouts.silence };
+    let dial = async { l4::open(worker, to).await.map_err(|(fault, _)| fault) };
+    let (peeked, ended_by) = peek_speculating(stream, timeouts.detect, silence, dial).await?;
+    if let Some(at) = remembered {
+        let mut first_bytes = worker.first_bytes.borrow_mut();
+        match ended_by {
+            Silence::ServerFirst => {
+                worker.telemetry.count(Counter::ServerFirst);
+                first_bytes.remember(at, worker.now());
+            }
+            Silence::Broken => first_bytes.forget(at),
+        }
+    }
+    Ok(peeked)
+}
+
+/// The facts of a new connection.
+pub(crate) fn open(worker: &Worker, downstream: SocketAddr, direction: Direction) -> Rc<Connection> {
+    let own = worker.connector.identity().map(|identity| identity.id.clone());
+    Rc::new(Connection { direction, opened: worker.now(), downstream, peer: None, own })
+}
+
+pub(crate) fn refuse_loop(worker: &Worker, connection: &Connection, socket: TcpStream) {
+    worker.telemetry.count(Counter::LoopRefused);
+    tracing::warn!(from = %connection.downstream, "connection straight to a capture port, or a loop: refused");
+    l4::refuse(worker, connection, &Upstream::default(), Stream::plain(socket), FaultKind::Loop, None);
+}
+
+async fn http(worker: Rc<Worker>, connection: Rc<Connection>, stream: Stream, site: Site, http2: bool) {
+    let drain = worker.drain.clone();
+    let path = HttpPath { worker, connection, site };
+    let end = path.serve(stream, http2, drain).await;
+    tracing::trace!(?end, "connection ended");
+}

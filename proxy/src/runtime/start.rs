@@ -1,0 +1,282 @@
+//! Worker threads: one current-thread runtime each, the same listeners on all by SO_REUSEPORT, and their orderly end.
+//!
+//! The end has three steps. Draining: connections are told to finish, new ones are still accepted. Stopping: each worker
+//! accepts until its queue is empty (closing a listener resets what still waits in it), closes its listeners and waits
+//! for its connections, until the deadline. Then the thread ends and what is left is closed.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU16;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+use weft_core::model::{AppProtocol, InboundMode, ServiceKey};
+
+use super::drain::{DrainSignal, DrainTrigger, drain};
+use super::worker::{Shared, Worker};
+use crate::site::Site;
+use crate::telemetry::{AccessLog, Counter, Direction, Gauge, Hub, Telemetry};
+use crate::{inbound, net, outbound};
+
+/// After a failed accept (descriptors have run out) a worker rests this long instead of spinning.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a stopping worker looks whether its connections have ended.
+const STOP_POLL: Duration = Duration::from_millis(5);
+
+/// What a listener's connections are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Captured, going out.
+    Outbound,
+    /// Captured, coming in.
+    Inbound,
+    /// For one service, from outside the mesh; `None`: its first port.
+    Gateway(ServiceKey, Option<NonZeroU16>),
+    /// For one service, from a local client.
+    Service(ServiceKey, NonZeroU16),
+    /// For one local address, from the mesh.
+    Local {
+        /// Where the application listens.
+        address: SocketAddr,
+        /// What it speaks.
+        protocol: AppProtocol,
+        /// Whether plaintext is accepted.
+        mode: InboundMode,
+    },
+}
+
+/// One listener, bound once for each worker.
+#[derive(Debug)]
+pub struct Listening {
+    /// What its connections are.
+    pub door: Door,
+    /// As many as there are workers.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// What the workers are started with.
+#[derive(Debug)]
+pub struct Setup {
+    /// Threads, at least one.
+    pub workers: usize,
+    /// All listeners.
+    pub listeners: Vec<Listening>,
+    /// What all workers see.
+    pub shared: Arc<Shared>,
+    /// Where metrics gather.
+    pub hub: Hub,
+    /// Where access records go; `None`: nowhere.
+    pub log: Option<AccessLog>,
+    /// Name of this instance in records.
+    pub instance_id: Arc<str>,
+}
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Workers {
+    drain: DrainTrigger,
+    stop: watch::Sender<Option<Duration>>,
+    threads: Vec<JoinHandle<()>>,
+    // Dropped last, after the workers have written their records.
+    log: Option<AccessLog>,
+}
+
+/// Starts the threads.
+///
+/// # Errors
+/// When a thread or its runtime cannot be made; those already started end again.
+pub fn start(setup: Setup) -> io::Result<Workers> {
+    let (trigger, signal) = drain();
+    let (stop, stopping) = watch::channel(None);
+    let mut threads = Vec::with_capacity(setup.workers);
+    let mut listeners: Vec<_> =
+        setup.listeners.into_iter().map(|listening| (listening.door, listening.sockets.into_iter())).collect();
+    for index in 0..setup.workers {
+        let sockets: Vec<_> =
+            listeners.iter_mut().filter_map(|(door, sockets)| Some((door.clone(), sockets.next()?))).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let seed = Seed {
+            shared: Arc::clone(&setup.shared),
+            hub: setup.hub.clone(),
+            log: setup.log.as_ref().map(AccessLog::handle),
+            instance_id: Arc::clone(&setup.instance_id),
+            drain: signal.clone(),
+            stopping: stopping.clone(),
+        };
+        let run = move || {
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(work(seed, sockets)));
+        };
+        threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
+    }
+    Ok(Workers { drain: trigger, stop, threads, log: setup.log })
+}
+
+impl Workers {
+    /// Tells every connection to finish. New connections are still served, and told the same.
+    pub fn drain(&self) {
+        self.drain.start();
+    }
+
+    /// Accepts what waits, closes the listeners, waits at most `grace` for connections, ends the threads and writes the
+    /// last records. Blocks.
+    pub fn stop(self, grace: Duration) {
+        self.drain.start();
+        self.stop.send_replace(Some(grace));
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread panicked");
+            }
+        }
+        drop(self.log);
+    }
+}
+
+/// What a thread makes its worker of.
+struct Seed {
+    shared: Arc<Shared>,
+    hub: Hub,
+    log: Option<crate::telemetry::LogHandle>,
+    instance_id: Arc<str>,
+    drain: DrainSignal,
+    stopping: watch::Receiver<Option<Duration>>,
+}
+
+async fn work(seed: Seed, sockets: Vec<(Door, TcpListener)>) {
+    let Seed { shared, hub, log, instance_id, drain, mut stopping } = seed;
+    let telemetry = Telemetry::new(&hub, log.as_ref(), instance_id, shared.clock);
+    let worker = Rc::new(Worker::new(shared, telemetry, drain));
+    let open = Rc::new(Cell::new(0_usize));
+    let mut accepting = Vec::new();
+    for (door, socket) in sockets {
+        match tokio::net::TcpListener::from_std(socket) {
+            Ok(listener) => {
+                let task = accept_loop(Rc::clone(&worker), listener, door, Rc::clone(&open), stopping.clone());
+                accepting.push(spawn_local(task));
+            }
+            Err(error) => tracing::error!(%error, "listener cannot be used"),
+        }
+    }
+    let grace = stopping.wait_for(Option::is_some).await.ok().and_then(|grace| *grace).unwrap_or_default();
+    let ended = async {
+        for task in accepting {
+            if task.await.is_err() {
+                tracing::error!("an accept loop panicked");
+            }
+        }
+        while open.get() > 0 {
+            tokio::time::sleep(STOP_POLL).await;
+        }
+    };
+    if tokio::time::timeout(grace, ended).await.is_err() {
+        tracing::warn!(connections = open.get(), "connections cut at the drain deadline");
+    }
+}
+
+async fn accept_loop(
+    worker: Rc<Worker>,
+    listener: tokio::net::TcpListener,
+    door: Door,
+    open: Rc<Cell<usize>>,
+    mut stopping: watch::Receiver<Option<Duration>>,
+) {
+    let mut last = false;
+    loop {
+        let accepted = if last {
+            // Not a wait: what the queue holds now, and no more.
+            match listener.accept().now_or_never() {
+                Some(accepted) => accepted,
+                None => return,
+            }
+        } else {
+            tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stopping.wait_for(Option::is_some) => {
+                    last = true;
+                    continue;
+                }
+            }
+        };
+        match accepted {
+            Ok((socket, from)) => begin(&worker, &door, &open, socket, from),
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept");
+                if last {
+                    return;
+                }
+                worker.telemetry.count(Counter::AcceptPaused);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn begin(worker: &Rc<Worker>, door: &Door, open: &Rc<Cell<usize>>, socket: TcpStream, from: SocketAddr) {
+    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+    let Some(admitted) = worker.shared.admission.admit(from.ip()) else {
+        worker.telemetry.count(Counter::ConnectionsRefused);
+        return net::reset(socket);
+    };
+    net::tune(&socket);
+    let open = Held::new(worker, open);
+    let serving = serve(Rc::clone(worker), door.clone(), socket, from);
+    let worker = Rc::clone(worker);
+    spawn_local(async move {
+        if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
+            worker.telemetry.count(Counter::ConnectionPanicked);
+            tracing::error!(%from, "a connection was ended by a defect of this proxy; please report it");
+        }
+        drop((admitted, open));
+    });
+}
+
+async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAddr) {
+    match door {
+        Door::Outbound => outbound::serve(worker, socket, from).await,
+        Door::Inbound => inbound::serve(worker, socket, from).await,
+        Door::Gateway(service, port) => {
+            let connection = outbound::open(&worker, from, Direction::Gateway);
+            let stream = crate::io::Stream::plain(socket);
+            outbound::serve_to(worker, connection, stream, Site::Service(service, port)).await;
+        }
+        Door::Service(service, port) => {
+            let connection = outbound::open(&worker, from, Direction::Outbound);
+            let stream = crate::io::Stream::plain(socket);
+            outbound::serve_to(worker, connection, stream, Site::Service(service, Some(port))).await;
+        }
+        Door::Local { address, protocol, mode } => {
+            let connection = outbound::open(&worker, from, Direction::Inbound);
+            inbound::serve_to(worker, connection, socket, address, protocol, mode).await;
+        }
+    }
+}
+
+/// Counts one open connection, here and in the metrics.
+struct Held {
+    worker: Rc<Worker>,
+    open: Rc<Cell<usize>>,
+}
+
+impl Held {
+    fn new(worker: &Rc<Worker>, open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        worker.telemetry.gauge(Gauge::DownstreamConnections, 1);
+        Self { worker: Rc::clone(worker), open: Rc::clone(open) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.open.set(self.open.get().saturating_sub(1));
+        self.worker.telemetry.gauge(Gauge::DownstreamConnections, -1);
+    }
+}

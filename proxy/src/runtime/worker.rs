@@ -1,0 +1,143 @@
+//! What one worker thread has, and shares with nobody but through [`Shared`].
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Cache};
+use weft_core::model::{AppProtocol, InboundMode};
+use weft_core::snapshot::Snapshot;
+use weft_core::time::Moment;
+
+use super::drain::DrainSignal;
+use crate::clock::Clock;
+use crate::feed::Resolver;
+use crate::http::HttpLimits;
+use crate::identity::IdentityWatch;
+use crate::net::Admission;
+use crate::peek::FirstBytes;
+use crate::pool::Pools;
+use crate::telemetry::Telemetry;
+use crate::tls::{Acceptor, Connector};
+
+/// Time limits of the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP connect to another workload: 5 s.
+    pub connect: Duration,
+    /// TCP connect to the local application: 1 s.
+    pub connect_local: Duration,
+    /// One mesh handshake: 5 s.
+    pub handshake: Duration,
+    /// First bytes that have begun must be decisive within: 10 s.
+    pub detect: Duration,
+    /// A client that is silent for this long may be waiting for its server to speak first: 10 ms.
+    pub silence: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            connect_local: Duration::from_secs(1),
+            handshake: Duration::from_secs(5),
+            detect: Duration::from_secs(10),
+            silence: Duration::from_millis(10),
+        }
+    }
+}
+
+/// What the inbound side of a sidecar is told at start.
+#[derive(Clone, Debug, Default)]
+pub struct InboundRules {
+    /// Whether plaintext is accepted.
+    pub mode: InboundMode,
+    /// Ports whose protocol is declared; others are detected.
+    pub protocols: HashMap<u16, AppProtocol>,
+}
+
+/// What all workers see.
+#[derive(Debug)]
+pub struct Shared {
+    /// What the proxy knows; swapped whole.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Asks the control plane about destinations.
+    pub resolver: Resolver,
+    /// Who the proxy is.
+    pub identity: IdentityWatch,
+    /// Inbound rules of a sidecar.
+    pub inbound: InboundRules,
+    /// Addresses of the capture listeners: a connection whose original destination is one of them is a loop.
+    pub capture_ports: Vec<u16>,
+    /// Bounds on connections.
+    pub admission: Arc<Admission>,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// The clock of the process.
+    pub clock: Clock,
+}
+
+/// One worker's own things. Lives in an `Rc` on its thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// Shared by all.
+    pub shared: Arc<Shared>,
+    /// Counters and records.
+    pub telemetry: Telemetry,
+    /// Answers mesh handshakes.
+    pub acceptor: Acceptor,
+    /// Begins mesh handshakes.
+    pub connector: Connector,
+    /// Idle upstream connections.
+    pub pools: Rc<Pools>,
+    /// Who speaks first, per destination.
+    pub first_bytes: RefCell<FirstBytes>,
+    /// Bounds toward strangers.
+    pub limits: Rc<HttpLimits>,
+    /// Bounds between sidecars.
+    pub mesh_limits: Rc<HttpLimits>,
+    /// Turns on when the proxy drains.
+    pub drain: DrainSignal,
+    snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+}
+
+impl Worker {
+    /// Must be called on the worker's own thread.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, telemetry: Telemetry, drain: DrainSignal) -> Self {
+        let (identity, clock, within) = (&shared.identity, shared.clock, shared.timeouts.handshake);
+        Self {
+            acceptor: Acceptor::new(identity.clone(), clock, within),
+            connector: Connector::new(identity.clone(), clock, within),
+            pools: Rc::new(Pools::new(clock)),
+            first_bytes: RefCell::default(),
+            limits: Rc::new(HttpLimits::default()),
+            mesh_limits: Rc::new(HttpLimits::between_sidecars()),
+            snapshot: RefCell::new(Cache::new(Arc::clone(&shared.snapshot))),
+            telemetry,
+            drain,
+            shared,
+        }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.shared.clock.now()
+    }
+
+    /// What is known at this moment; a decision keeps the one it began with.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.snapshot.borrow_mut().load())
+    }
+
+    /// Whether a captured connection was made straight to a capture port.
+    #[must_use]
+    pub fn is_loop(&self, original: SocketAddr) -> bool {
+        self.shared.capture_ports.contains(&original.port())
+    }
+}
