@@ -15,8 +15,8 @@ use weft_core::h1::{HeadFault, Limits};
 use weft_core::message::{Asked, ParsedResponse, RequestHead};
 use weft_core::translate::{request_to_h2, response_from_h2};
 
-use super::h2_io::{H2Body, H2Sender, InFlight, Side};
-use super::keepalive::KeepAlive;
+use super::h2_io::{H2Body, H2Sender, Side};
+use super::keepalive::{InFlight, KeepAlive, Streams};
 use super::limits::INTERIM_MAX;
 use super::{Body, BodyError, H2Tunnel, HttpLimits, Interim, Request, Response, SendError};
 use crate::io::Stream;
@@ -25,7 +25,7 @@ use crate::io::Stream;
 #[derive(Clone)]
 pub struct H2Client {
     send: SendRequest<Bytes>,
-    in_flight: Rc<Cell<usize>>,
+    streams: Rc<Streams>,
     closed: Rc<Cell<bool>>,
     limits: Limits,
     scheme: &'static str,
@@ -34,7 +34,7 @@ pub struct H2Client {
 impl std::fmt::Debug for H2Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("H2Client")
-            .field("in_flight", &self.in_flight.get())
+            .field("in_flight", &self.streams.open())
             .field("closed", &self.closed.get())
             .finish_non_exhaustive()
     }
@@ -58,25 +58,25 @@ impl H2Client {
         let opened = timeout(limits.head_timeout, builder.handshake::<_, Bytes>(stream)).await;
         let (send, mut connection) =
             opened.map_err(|_| FaultKind::ConnectTimeout)?.map_err(|_| FaultKind::UpstreamReset)?;
-        let in_flight = Rc::new(Cell::new(0));
+        let streams = Rc::<Streams>::default();
         let closed = Rc::new(Cell::new(false));
-        let mut keepalive = KeepAlive::new(connection.ping_pong(), limits);
-        let (open, over) = (Rc::clone(&in_flight), Rc::clone(&closed));
+        let mut keepalive = KeepAlive::new(connection.ping_pong(), &streams, limits);
+        let over = Rc::clone(&closed);
         spawn_local(async move {
             poll_fn(|cx| match std::pin::Pin::new(&mut connection).poll(cx) {
                 Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending => keepalive.poll(cx, open.get() > 0),
+                Poll::Pending => keepalive.poll(cx).map(|_| ()),
             })
             .await;
             over.set(true);
         });
-        Ok(Self { send, in_flight, closed, limits: limits.message, scheme })
+        Ok(Self { send, streams, closed, limits: limits.message, scheme })
     }
 
     /// Streams open now, through all handles.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.get()
+        self.streams.open()
     }
 
     /// Streams the peer allows at once.
@@ -110,7 +110,7 @@ impl H2Client {
         if poll_fn(|cx| handle.poll_ready(cx)).await.is_err() {
             return Err(unsent(FaultKind::UpstreamReset, request));
         }
-        let held = InFlight::begin(&self.in_flight);
+        let held = InFlight::begin(&self.streams);
         let asked = Asked::by(&request.head);
         let empty = request.body.is_end() && !asked.connect;
         let Ok((response, stream)) = handle.send_request(converted, empty) else {

@@ -14,6 +14,7 @@ use weft_core::h1::Limits;
 use weft_core::message::BodyFraming;
 use weft_core::translate::{trailers_from_h2, trailers_to_h2};
 
+use super::keepalive::InFlight;
 use super::{Body, BodyError, Frame};
 
 /// Which peer sends the body.
@@ -35,9 +36,16 @@ impl Side {
 }
 
 /// Code for resetting a stream whose body broke: the peer's own where it gave one.
+///
+/// Not `NO_ERROR`: after a whole response it may stop a request (RFC 9113 section 8.1), which the crate tells apart, but a
+/// body that it cuts must not look whole to clients that take it for an end.
 pub(crate) fn reset_reason(error: BodyError) -> Reason {
     let left = error.fault == FaultKind::DownstreamReset;
-    error.reset.unwrap_or(if left { Reason::CANCEL } else { Reason::INTERNAL_ERROR })
+    error.reset.filter(|reason| *reason != Reason::NO_ERROR).unwrap_or(if left {
+        Reason::CANCEL
+    } else {
+        Reason::INTERNAL_ERROR
+    })
 }
 
 /// Body arriving on an HTTP/2 stream. A response's also carries what is left of its request.
@@ -81,11 +89,7 @@ impl H2Body {
         }
         let side = self.side;
         while let Some(data) = ready!(self.recv.poll_data(cx)) {
-            let data = match data {
-                Ok(data) => data,
-                Err(error) if self.stopped_cleanly(&error) => return Poll::Ready(None),
-                Err(error) => return Poll::Ready(Some(Err(side.error(&error)))),
-            };
+            let data = data.map_err(|e| side.error(&e))?;
             self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
             if !data.is_empty() {
                 self.received.set(self.received.get() + data.len() as u64);
@@ -101,21 +105,6 @@ impl H2Body {
                 })
             })
         }))
-    }
-
-    /// An upstream that has answered in full may stop the rest of the request by a reset with `NO_ERROR`, which is not to
-    /// cost the response (RFC 9113 section 8.1). The crate then reports the reset after the last data; a body shorter
-    /// than announced is truncated all the same.
-    fn stopped_cleanly(&self, error: &h2::Error) -> bool {
-        let whole = match self.framing {
-            BodyFraming::Length(length) => self.received.get() == length,
-            BodyFraming::None | BodyFraming::Chunked | BodyFraming::UntilClose => true,
-        };
-        whole
-            && self.side == Side::Upstream
-            && error.is_reset()
-            && error.is_remote()
-            && error.reason() == Some(Reason::NO_ERROR)
     }
 
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
@@ -226,22 +215,5 @@ impl H2Sender {
     /// The bare stream, for a tunnel.
     pub(crate) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
-    }
-}
-
-/// Counts one stream as open while it lives.
-#[derive(Debug)]
-pub(crate) struct InFlight(Rc<Cell<usize>>);
-
-impl InFlight {
-    pub(crate) fn begin(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(Rc::clone(count))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
     }
 }

@@ -21,8 +21,8 @@ use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, Version};
 use weft_core::translate::{request_from_h2, response_to_h2};
 
 use super::h1_server::head_fault;
-use super::h2_io::{H2Body, H2Sender, InFlight, Side};
-use super::keepalive::KeepAlive;
+use super::h2_io::{H2Body, H2Sender, Side};
+use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
 use super::{
     Body, BodyError, ExchangeEnd, H2Tunnel, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
     refusal_response,
@@ -60,10 +60,10 @@ pub async fn serve_h2<H: Handler + 'static>(
         Ok(Err(_)) => return ServeEnd::Fault(FaultKind::BadRequest),
         Err(_) => return ServeEnd::Fault(FaultKind::HeadTimeout),
     };
-    let mut keepalive = KeepAlive::new(connection.ping_pong(), limits);
+    let open = Rc::<Streams>::default();
+    let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, limits);
     let mut draining = pin!(drain.draining());
-    let mut told = false;
-    let open = Rc::new(Cell::new(0));
+    let (mut told, mut idle) = (false, false);
     loop {
         let next = poll_fn(|cx| {
             if !told && draining.as_mut().poll(cx).is_ready() {
@@ -72,7 +72,7 @@ pub async fn serve_h2<H: Handler + 'static>(
             }
             match connection.poll_accept(cx) {
                 Poll::Ready(next) => Poll::Ready(Next::Stream(next)),
-                Poll::Pending => keepalive.poll(cx, open.get() > 0).map(|()| Next::PeerGone),
+                Poll::Pending => keepalive.poll(cx).map(Next::Over),
             }
         });
         match next.await {
@@ -84,8 +84,20 @@ pub async fn serve_h2<H: Handler + 'static>(
                 let clean = error.reason() == Some(Reason::NO_ERROR);
                 return if clean { ServeEnd::Closed } else { ServeEnd::Fault(FaultKind::DownstreamReset) };
             }
-            Next::Stream(None) => return if told { ServeEnd::Drained } else { ServeEnd::Closed },
-            Next::PeerGone => return ServeEnd::Fault(FaultKind::IdleTimeout),
+            Next::Stream(None) => {
+                return match (told, idle) {
+                    (true, _) => ServeEnd::Drained,
+                    (false, true) => ServeEnd::Idle,
+                    (false, false) => ServeEnd::Closed,
+                };
+            }
+            Next::Over(Verdict::Gone) => return ServeEnd::Fault(FaultKind::IdleTimeout),
+            // GOAWAY first: a request on its way is answered, or known to be unprocessed.
+            Next::Over(Verdict::Idle) if idle => return ServeEnd::Idle,
+            Next::Over(Verdict::Idle) => {
+                idle = true;
+                connection.graceful_shutdown();
+            }
         }
     }
 }
@@ -95,7 +107,7 @@ type Accepted = (::http::Request<RecvStream>, SendResponse<Bytes>);
 #[allow(clippy::large_enum_variant, reason = "the large variant is the common one")]
 enum Next {
     Stream(Option<Result<Accepted, h2::Error>>),
-    PeerGone,
+    Over(Verdict),
 }
 
 async fn serve_stream<H: Handler>(

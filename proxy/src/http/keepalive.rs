@@ -1,8 +1,11 @@
 //! PING on HTTP/2 connections: a peer behind a black hole is noticed while streams wait for it.
 //!
-//! An idle connection is left alone: nobody waits, and a fleet of idle proxies must cost nothing but one timer tick each.
+//! An idle connection is not pinged: nobody waits, and a fleet of idle proxies must cost nothing but one timer tick each.
+//! It is given up after the idle timeout.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,9 +14,54 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::HttpLimits;
 
+/// How many streams of a connection are open, and how many have ever been.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    open: Cell<usize>,
+    opened: Cell<u64>,
+}
+
+impl Streams {
+    /// Streams open now.
+    pub(crate) const fn open(&self) -> usize {
+        self.open.get()
+    }
+}
+
+/// Counts one stream as open while it lives.
+#[derive(Debug)]
+pub(crate) struct InFlight(Rc<Streams>);
+
+impl InFlight {
+    pub(crate) fn begin(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        streams.opened.set(streams.opened.get() + 1);
+        Self(Rc::clone(streams))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+    }
+}
+
+/// Why a connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The peer owes the answer to a PING.
+    Gone,
+    /// No stream was open for the idle timeout.
+    Idle,
+}
+
 /// Sends a PING each interval while there are streams, and waits for its answer.
 pub(crate) struct KeepAlive {
     pings: Option<PingPong>,
+    streams: Rc<Streams>,
+    opened: u64,
+    idle: Duration,
+    idle_timeout: Duration,
     timer: Pin<Box<Sleep>>,
     waiting: bool,
     interval: Duration,
@@ -21,13 +69,23 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(crate) fn new(pings: Option<PingPong>, limits: &HttpLimits) -> Self {
+    pub(crate) fn new(pings: Option<PingPong>, streams: &Rc<Streams>, limits: &HttpLimits) -> Self {
         let (interval, timeout) = (limits.ping_interval, limits.ping_timeout);
-        Self { pings, timer: Box::pin(sleep(interval)), waiting: false, interval, timeout }
+        Self {
+            pings,
+            streams: Rc::clone(streams),
+            opened: 0,
+            idle: Duration::ZERO,
+            idle_timeout: limits.idle_timeout,
+            timer: Box::pin(sleep(interval)),
+            waiting: false,
+            interval,
+            timeout,
+        }
     }
 
-    /// Ready once the peer owes an answer for too long. `active`: whether streams are open.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, active: bool) -> Poll<()> {
+    /// Ready when the connection is to be closed; within one interval after the idle timeout for an idle one.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
         let Some(pings) = &mut self.pings else { return Poll::Pending };
         loop {
             if self.waiting && matches!(pings.poll_pong(cx), Poll::Ready(Ok(_))) {
@@ -36,7 +94,14 @@ impl KeepAlive {
             }
             std::task::ready!(self.timer.as_mut().poll(cx));
             if self.waiting {
-                return Poll::Ready(());
+                return Poll::Ready(Verdict::Gone);
+            }
+            let active = self.streams.open() > 0;
+            let quiet = !active && self.opened == self.streams.opened.get();
+            self.opened = self.streams.opened.get();
+            self.idle = if quiet { self.idle + self.interval } else { Duration::ZERO };
+            if quiet && self.idle >= self.idle_timeout {
+                return Poll::Ready(Verdict::Idle);
             }
             self.waiting = active && pings.send_ping(Ping::opaque()).is_ok();
             let next = if self.waiting { self.timeout } else { self.interval };

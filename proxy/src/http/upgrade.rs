@@ -15,7 +15,7 @@ pub struct H2Tunnel {
     recv: RecvStream,
     ahead: Bytes,
     ended: bool,
-    held: Option<super::h2_io::InFlight>,
+    held: Option<super::keepalive::InFlight>,
 }
 
 impl std::fmt::Debug for H2Tunnel {
@@ -25,7 +25,11 @@ impl std::fmt::Debug for H2Tunnel {
 }
 
 impl H2Tunnel {
-    pub(crate) const fn new(send: SendStream<Bytes>, recv: RecvStream, held: Option<super::h2_io::InFlight>) -> Self {
+    pub(crate) const fn new(
+        send: SendStream<Bytes>,
+        recv: RecvStream,
+        held: Option<super::keepalive::InFlight>,
+    ) -> Self {
         Self { send, recv, ahead: Bytes::new(), ended: false, held }
     }
 
