@@ -46,7 +46,7 @@ impl H1Client {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let mut conn = self.conn.borrow_mut();
-        conn.read.is_empty() && conn.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+        conn.read.is_empty() && conn.poll_fill_idle(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     /// Ready once an idle connection ends or says something; drop it then.
