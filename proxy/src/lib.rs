@@ -25,6 +25,8 @@ pub mod outbound;
 pub mod peek;
 pub mod pool;
 pub mod registration;
+pub mod report;
+pub mod run;
 pub mod runtime;
 pub mod site;
 pub mod tcp;

@@ -43,7 +43,10 @@ impl Site {
                     target = worker.shared.resolver.resolve(*address, ANSWER_DEADLINE).await;
                 }
                 match target {
-                    Target::Service { port, pinned } => Ok(Destination::Service { port, pinned }),
+                    Target::Service { port, pinned } => {
+                        port.usage.touch(worker.now());
+                        Ok(Destination::Service { port, pinned })
+                    }
                     Target::Passthrough => Ok(Destination::Passthrough(*address)),
                     Target::Refused(fault) => Err(fault),
                     Target::Ask { .. } => Err(FaultKind::DestinationUnknown),

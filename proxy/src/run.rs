@@ -1,0 +1,411 @@
+//! The proxy as a process: what is started in which order, and how it ends.
+//!
+//! Traffic runs on the worker threads; this, the control thread, keeps identity, configuration, registration and doors.
+//! The capture ports are bound before anything else is there, so that early connections wait instead of being refused
+//! (U5), and readiness says yes only with an identity and a first snapshot (D5).
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use weft_core::model::ListenerRole;
+use weft_core::snapshot::Snapshot;
+use weft_core::sync::Want;
+use weft_core::workers::{CpuQuota, Place, worker_count};
+use weft_proto::v1::{RegisterRequest, WorkloadPort};
+
+use crate::bootstrap::{Role, RunArgs};
+use crate::clock::Clock;
+use crate::diagnostics::attend;
+use crate::doors::{Process, serve_admin, serve_status};
+use crate::feed::{Feed, FeedStatus, Resolver, static_config};
+use crate::identity::{ControlPlane, DialError, IdentityWatch, MaterialPaths, Proof, RenewalStatus, keep_identity};
+use crate::net::{Admission, listen};
+use crate::registration::keep_registered;
+use crate::report::{Facts, dump, metrics};
+use crate::runtime::worker::{InboundRules, Shared, Timeouts};
+use crate::runtime::{Door, Listening, Setup, start};
+use crate::telemetry::{AccessLog, Hub, LogTarget};
+
+/// Connections from downstream at most, in total; the descriptor limit is raised to carry it.
+const CONNECTIONS_MAX: usize = 65_536;
+
+/// Of one source address. A sidecar's outbound connections all come from its own workload.
+const CONNECTIONS_PER_SOURCE_MAX: usize = 32_768;
+
+/// From deregistering to telling connections to finish: other proxies learn within it to call elsewhere, so that none
+/// meets a closing connection.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// How often a draining process looks whether its connections have ended.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+/// Runs until SIGTERM or SIGINT, then drains; a second signal ends at once. Blocks.
+///
+/// # Errors
+/// Whatever keeps the process from starting, naming the flag or file.
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let log = crate::log::start(&args.log)?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control thread")?;
+    runtime.block_on(async move {
+        if args.static_file.is_some() { run_static(args, log).await } else { run_mesh(args, log).await }
+    })
+}
+
+async fn run_static(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<()> {
+    let path = args.static_file.clone().context("--static")?;
+    let setup = static_config::load(&path).with_context(|| path.display().to_string())?;
+    let trust_domain = setup.snapshot.mesh().map(|mesh| mesh.trust_domain.clone());
+    let identity = match (&setup.tls, trust_domain) {
+        (Some(tls), Some(trust_domain)) => {
+            let paths = MaterialPaths {
+                certificate_chain: tls.certificate_chain.clone(),
+                private_key: tls.private_key.clone(),
+                trust_bundle: tls.trust_bundle.clone(),
+            };
+            Some(Arc::new(crate::identity::load(&paths, &trust_domain)?))
+        }
+        (Some(_), None) => anyhow::bail!("{}: tls needs mesh.trustDomain", path.display()),
+        (None, _) => None,
+    };
+    let snapshot = Arc::new(ArcSwap::from_pointee(setup.snapshot));
+    let (_keep, watch) = watch::channel(identity);
+    let doors: Vec<_> = setup.listeners.into_iter().map(|spec| (spec.name, spec.address, door_of(spec.role))).collect();
+    let resolver = Resolver::offline(Arc::clone(&snapshot));
+    let process = Parts {
+        args,
+        log,
+        snapshot,
+        resolver,
+        identity: watch,
+        feed: None,
+        renewal: Arc::default(),
+        clock: Clock::start(),
+    };
+    process.serve(doors, Vec::new(), None).await
+}
+
+fn door_of(role: ListenerRole) -> Door {
+    match role {
+        ListenerRole::ReverseProxy(service, port) => Door::Gateway(service, Some(port)),
+        ListenerRole::Outbound(service, port) => Door::Service(service, port),
+        ListenerRole::Inbound { address, protocol, mode } => Door::Local { address, protocol, mode },
+    }
+}
+
+async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<()> {
+    let control_plane = ControlPlane::new(args.control_plane.as_deref().context("--control-plane")?);
+    let proof = Proof { join_token: join_token(&args)? };
+    let instance_id = instance_id(&args)?;
+    let clock = Clock::start();
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
+    let (publish, identity) = watch::channel(None);
+    let renewal = Arc::new(RenewalStatus::default());
+    let wants = args.service.iter().map(|target| Want::Service(target.service.clone()));
+    let feed = Feed::new(Arc::clone(&snapshot), &instance_id, wants, clock);
+    let (resolver, status) = (feed.resolver(), feed.status());
+    let mut tasks = vec![
+        tokio::spawn(keep_identity(control_plane.clone(), proof, clock, publish, Arc::clone(&renewal))),
+        tokio::spawn(follow(feed, control_plane.clone(), identity.clone())),
+    ];
+    let doors = match args.role {
+        Role::Sidecar => vec![
+            ("outbound".into(), args.outbound_listen, Door::Outbound),
+            ("inbound".into(), args.inbound_listen, Door::Inbound),
+        ],
+        Role::Gateway => {
+            let target = args.service.clone().context("--service")?;
+            let address = args.listen.context("--listen")?;
+            vec![("gateway".into(), address, Door::Gateway(target.service, target.port))]
+        }
+    };
+    let registration = (args.role == Role::Sidecar)
+        .then(|| Registration { control_plane: control_plane.clone(), request: register_request(&args, &instance_id) });
+    let mut parts = Parts { args, log, snapshot, resolver, identity, feed: Some(status), renewal, clock };
+    parts.args.instance_id = Some(instance_id);
+    let outcome = parts.serve(doors, vec![control_plane], registration).await;
+    for task in tasks.drain(..) {
+        task.abort();
+    }
+    outcome
+}
+
+/// Keeps the discovery stream; each connection uses the identity of its moment.
+async fn follow(feed: Feed, control_plane: ControlPlane, identity: IdentityWatch) {
+    let connect = || {
+        let (control_plane, mut identity) = (control_plane.clone(), identity.clone());
+        async move {
+            let held = identity.wait_for(Option::is_some).await.ok().and_then(|held| held.clone());
+            match held {
+                Some(held) => control_plane.dial(&held).await,
+                None => std::future::pending::<Result<_, DialError>>().await,
+            }
+        }
+    };
+    match feed.run(connect).await {}
+}
+
+/// What a sidecar says of its workload.
+struct Registration {
+    control_plane: ControlPlane,
+    request: RegisterRequest,
+}
+
+/// Everything but traffic.
+struct Parts {
+    args: RunArgs,
+    log: crate::log::LogControl,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    resolver: Resolver,
+    identity: IdentityWatch,
+    feed: Option<Arc<FeedStatus>>,
+    renewal: Arc<RenewalStatus>,
+    clock: Clock,
+}
+
+impl Parts {
+    async fn serve(
+        self,
+        doors: Vec<(Arc<str>, SocketAddr, Door)>,
+        attended: Vec<ControlPlane>,
+        registration: Option<Registration>,
+    ) -> anyhow::Result<()> {
+        let args = &self.args;
+        let instance_id: Arc<str> = args.instance_id.as_deref().unwrap_or("static").into();
+        let clock = self.clock;
+        let hub = Hub::new();
+        let workers = workers(args);
+        let admission = Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX));
+        let mut listeners = Vec::new();
+        for (name, address, door) in doors {
+            let sockets = listen(address, workers).with_context(|| format!("{name} cannot listen on {address}"))?;
+            let bound = sockets.first().map(std::net::TcpListener::local_addr).transpose()?.unwrap_or(address);
+            tracing::info!(%name, address = %bound, "listening");
+            listeners.push(Listening { door, sockets });
+        }
+        let shared = Arc::new(Shared {
+            snapshot: Arc::clone(&self.snapshot),
+            resolver: self.resolver.clone(),
+            identity: self.identity.clone(),
+            inbound: inbound_rules(args),
+            capture_ports: capture_ports(args),
+            admission: Arc::clone(&admission),
+            timeouts: Timeouts::default(),
+            clock,
+        });
+        let draining = Arc::new(AtomicBool::new(false));
+        let asked_to_drain = Arc::new(Notify::new());
+        let facts = Arc::new(Facts {
+            instance_id: Arc::clone(&instance_id),
+            snapshot: Arc::clone(&self.snapshot),
+            identity: self.identity.clone(),
+            feed: self.feed.clone(),
+            renewal: Arc::clone(&self.renewal),
+            hub: hub.clone(),
+            admission: Arc::clone(&admission),
+            draining: Arc::clone(&draining),
+            clock,
+        });
+        let process = process(&facts, &asked_to_drain, self.log.clone());
+        let log = access_log(args)?;
+        let started = start(Setup { workers, listeners, shared, hub, log, instance_id: Arc::clone(&instance_id) })
+            .context("worker threads")?;
+        let (stop, stopping) = watch::channel(false);
+        let registered = registration.map(|registration| {
+            let Registration { control_plane, request } = registration;
+            let ready = ready_watch(Arc::clone(&facts));
+            tokio::spawn(keep_registered(control_plane, self.identity.clone(), request, ready, stopping))
+        });
+        for control_plane in attended {
+            tokio::spawn(attend(control_plane, self.identity.clone(), Arc::clone(&instance_id), process.clone()));
+        }
+        let mut signals = Signals::new()?;
+        let status = serve_status(args.status_listen, process.clone(), |address| {
+            tracing::info!(%address, "status port");
+        });
+        let admin = serve_admin(args.admin_socket.clone(), process.clone());
+        tokio::pin!(status, admin);
+        tokio::select! {
+            ended = &mut status => ended?,
+            ended = &mut admin => ended?,
+            () = signals.next() => {}
+            () = asked_to_drain.notified() => {}
+        }
+        tracing::info!("draining");
+        draining.store(true, Ordering::Release);
+        stop.send_replace(true);
+        let timeout = Duration::from_secs(args.drain_timeout.into());
+        let drained = async {
+            if let Some(registered) = registered {
+                if registered.await.is_err() {
+                    tracing::warn!("registration task failed");
+                }
+                tokio::time::sleep(SETTLE.min(timeout)).await;
+            }
+            started.drain();
+            while admission.open() > 0 {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        tokio::select! {
+            ended = tokio::time::timeout(timeout, drained) => {
+                if ended.is_err() {
+                    tracing::warn!(connections = admission.open(), "drain deadline reached");
+                }
+            }
+            ended = status => ended?,
+            ended = admin => ended?,
+            () = signals.next() => {
+                tracing::warn!("second signal: ending at once");
+                started.stop(Duration::ZERO);
+                return Ok(());
+            }
+        }
+        started.stop(Duration::from_secs(1));
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+fn process(facts: &Arc<Facts>, asked_to_drain: &Arc<Notify>, log: crate::log::LogControl) -> Process {
+    let (ready, shown, dumped, notify) =
+        (Arc::clone(facts), Arc::clone(facts), Arc::clone(facts), Arc::clone(asked_to_drain));
+    Process {
+        ready: Arc::new(move || ready.readiness()),
+        metrics: Arc::new(move |out| metrics(&shown, out)),
+        dump: Arc::new(move || dump(&dumped)),
+        drain: Arc::new(move || notify.notify_one()),
+        log,
+    }
+}
+
+/// Turns true once the proxy is ready for the first time.
+fn ready_watch(facts: Arc<Facts>) -> watch::Receiver<bool> {
+    let (say, ready) = watch::channel(false);
+    tokio::spawn(async move {
+        while facts.readiness().is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        say.send_replace(true);
+        say.closed().await;
+    });
+    ready
+}
+
+/// SIGTERM and SIGINT as one.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn join_token(args: &RunArgs) -> anyhow::Result<weft_core::identity::join_token::JoinToken> {
+    if let Some(token) = &args.join_token {
+        return Ok(token.clone());
+    }
+    let path = args.join_token_file.as_ref().context(
+        "a join token is needed for the first certificate: --join-token-file or --join-token (print one with \
+         `weft token create`)",
+    )?;
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    text.parse().with_context(|| path.display().to_string())
+}
+
+fn instance_id(args: &RunArgs) -> anyhow::Result<String> {
+    match &args.instance_id {
+        Some(name) => Ok(name.clone()),
+        None => Ok(std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("host name; give --instance-id")?
+            .trim()
+            .to_ascii_lowercase()),
+    }
+}
+
+fn register_request(args: &RunArgs, instance_id: &str) -> RegisterRequest {
+    use weft_core::model::AppProtocol;
+    let ports = args.app_port.iter().map(|port| WorkloadPort {
+        port: port.port.get().into(),
+        name: String::new(),
+        app_protocol: match port.protocol {
+            AppProtocol::Detect => "",
+            AppProtocol::Http1 => "http",
+            AppProtocol::H2c => "kubernetes.io/h2c",
+            AppProtocol::Tcp => "tcp",
+        }
+        .to_owned(),
+        captured: true,
+    });
+    RegisterRequest {
+        instance_id: instance_id.to_owned(),
+        addresses: args.address.iter().map(ToString::to_string).collect(),
+        ports: ports.collect(),
+        labels: args.label.iter().cloned().collect(),
+        locality: args.locality.clone(),
+    }
+}
+
+fn inbound_rules(args: &RunArgs) -> InboundRules {
+    let protocols = args.app_port.iter().map(|port| (port.port.get(), port.protocol)).collect();
+    InboundRules { mode: args.inbound_mode.into(), protocols }
+}
+
+/// In static mode and at a gateway nothing is captured.
+fn capture_ports(args: &RunArgs) -> Vec<u16> {
+    if args.static_file.is_some() || args.role == Role::Gateway {
+        return Vec::new();
+    }
+    vec![args.outbound_listen.port(), args.inbound_listen.port()]
+}
+
+fn workers(args: &RunArgs) -> usize {
+    if let Some(count) = args.workers {
+        return count.into();
+    }
+    let place = match args.role {
+        Role::Sidecar => Place::Sidecar,
+        Role::Gateway => Place::Gateway,
+    };
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let quota = std::fs::read_to_string("/sys/fs/cgroup/cpu.max").ok().and_then(|text| CpuQuota::parse_v2(&text));
+    worker_count(place, cores, quota).get()
+}
+
+fn access_log(args: &RunArgs) -> anyhow::Result<Option<AccessLog>> {
+    let target = match args.access_log.as_str() {
+        "off" => return Ok(None),
+        "-" => LogTarget::Stdout,
+        path => LogTarget::File(path.into()),
+    };
+    Ok(Some(AccessLog::start(&target).with_context(|| format!("--access-log {}", args.access_log))?))
+}
+
+/// Many connections need many descriptors; the hard limit is ours to use. Where it is low, accepting pauses there.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let wanted = hard.min(2 * CONNECTIONS_MAX as u64 + 1024);
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+    });
+    if let Err(error) = raised {
+        tracing::warn!(%error, "descriptor limit stays as it is");
+    }
+}
