@@ -52,10 +52,12 @@ pub fn with_mesh(yaml: &str, scenario: impl AsyncFnOnce(&mut TestMesh) -> anyhow
         if result.is_err() {
             mesh.print_logs();
         }
-        let directory = mesh.mesh.directory();
+        let names = mesh.mesh.names.clone();
         mesh.mesh.down().await?;
         if result.is_ok() {
-            std::fs::remove_dir_all(directory).context("cannot remove the logs")?;
+            std::fs::remove_dir_all(names.logs()).context("cannot remove the logs")?;
+            // Nobody else uses this name.
+            std::fs::remove_file(names.lock_file()).context("cannot remove the lock")?;
         }
         result
     })
@@ -188,12 +190,9 @@ impl TestMesh {
     }
 
     fn print_logs(&self) {
-        let logs = std::fs::read_dir(self.mesh.directory().join("logs")).into_iter().flatten().filter_map(Result::ok);
+        let logs = std::fs::read_dir(self.mesh.names.logs()).into_iter().flatten().filter_map(Result::ok);
         for log in logs {
             eprintln!("--- {}\n{}", log.path().display(), tail(&log.path()));
-        }
-        for instance in &self.mesh.instances {
-            eprintln!("--- records of {}\n{}", instance.name, tail(&self.mesh.access_log(&instance.name)));
         }
     }
 }

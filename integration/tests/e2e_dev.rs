@@ -111,7 +111,9 @@ async fn gone(names: &Names) -> anyhow::Result<()> {
         let left = (namespaces(names), processes(names).len(), link.exists(), State::read(names).is_ok());
         if left == (Vec::new(), 0, false, false) { Ok(()) } else { Err(format!("left: {left:?}")) }
     })
-    .await
+    .await?;
+    std::fs::remove_dir_all(names.logs()).context("logs stay")?;
+    std::fs::remove_file(names.lock_file()).context("the lock file stays")
 }
 
 fn guard_of(names: &Names, supervisor: u32) -> anyhow::Result<u32> {

@@ -87,7 +87,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<()> {
     };
     let name = mesh.names.mesh.clone();
     progress(&format!("ready. `weft dev exec --mesh {name} APP -- CMD` runs a command in it; Ctrl-C ends it"));
-    let logs = mesh.directory().join("logs");
+    let logs = mesh.names.logs();
     let follow = async {
         if args.quiet {
             std::future::pending::<()>().await;

@@ -12,6 +12,10 @@ use super::file::DevFile;
 /// Where meshes keep their state while they run. Root's, and emptied by a reboot like the namespaces themselves.
 pub const ROOT: &str = "/run/weft/dev";
 
+/// Where meshes write their logs and access records; they stay until the next mesh of the same name. Not in `/run`,
+/// which is memory and small.
+pub const LOGS: &str = "/var/log/weft/dev";
+
 /// Port of the control plane's gRPC door.
 pub const CONTROL_PORT: u16 = 15012;
 /// Port of the control plane's status door.
@@ -33,10 +37,16 @@ impl Names {
         Self { mesh: mesh.to_owned() }
     }
 
-    /// Directory with state, sockets and logs.
+    /// Directory with state and sockets; gone when the mesh is.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         Path::new(ROOT).join(&self.mesh)
+    }
+
+    /// Directory with logs and access records.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        Path::new(LOGS).join(&self.mesh)
     }
 
     /// Held locked by whoever owns the mesh.

@@ -142,7 +142,12 @@ pub fn sweep(names: &Names) -> anyhow::Result<()> {
         std::thread::sleep(POLL);
     }
     net::delete(names)?;
-    remove_files(&names.directory())
+    match fs::remove_dir_all(names.directory()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", names.directory().display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Processes of the mesh that are alive.
@@ -188,20 +193,6 @@ fn is_zombie(pid: u32) -> bool {
     stat_fields(pid).is_none_or(|fields| fields.first().is_some_and(|state| matches!(state.as_str(), "Z" | "X")))
 }
 
-/// Everything but `logs` goes.
-fn remove_files(directory: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(directory).into_iter().flatten() {
-        let entry = entry?;
-        if entry.file_name() == "logs" {
-            continue;
-        }
-        let path = entry.path();
-        let removed = if entry.file_type()?.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.with_context(|| format!("cannot remove {}", path.display()))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,16 +203,5 @@ mod tests {
         assert!(start_time(me).is_some());
         assert!(!is_zombie(me));
         assert_eq!(start_time(u32::MAX), None);
-    }
-
-    #[test]
-    fn logs_survive() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir_all(directory.path().join("logs")).unwrap();
-        fs::create_dir_all(directory.path().join("state/deep")).unwrap();
-        fs::write(directory.path().join("pids"), "1 2\n").unwrap();
-        remove_files(directory.path()).unwrap();
-        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["logs"]);
     }
 }

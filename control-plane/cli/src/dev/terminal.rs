@@ -17,6 +17,10 @@ pub async fn follow(directory: &Path) {
     loop {
         for entry in std::fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
             let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "log") {
+                // Access records are for programs.
+                continue;
+            }
             let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
             let position = read.entry(path.clone()).or_default();
             // A file that cannot be read now is tried again with the next look.

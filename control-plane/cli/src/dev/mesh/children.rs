@@ -181,7 +181,7 @@ impl Mesh {
         Spawn { name: name.to_owned(), log, enter, env: Vec::new(), weft: &self.weft }.start(&self.names)
     }
 
-    /// Makes a join token and the directory that the proxy `name` may write to.
+    /// Makes a join token, and what the proxy `name` may write to: a directory and its access records.
     async fn token(&self, name: &str, namespace: &str, account: &str) -> anyhow::Result<PathBuf> {
         let own = self.proxy_directory(name);
         fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
@@ -196,7 +196,9 @@ impl Mesh {
         let path = own.join("join-token");
         fs::write(&path, token)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        for owned in [&own, &path] {
+        let access = self.access_log(name);
+        fs::write(&access, b"").with_context(|| format!("cannot write {}", access.display()))?;
+        for owned in [&own, &path, &access] {
             chown(owned, Some(PROXY_USER), Some(PROXY_USER))?;
         }
         Ok(path)

@@ -97,8 +97,8 @@ impl Mesh {
         })?;
         state::sweep(&names)?;
         let directory = names.directory();
-        fs::remove_dir_all(directory.join("logs")).or_else(ignore_missing)?;
-        for path in [directory.clone(), directory.join("logs"), directory.join("bin"), directory.join("run")] {
+        fs::remove_dir_all(names.logs()).or_else(ignore_missing)?;
+        for path in [directory.clone(), names.logs(), directory.join("bin"), directory.join("run")] {
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         // Two meshes that start at once must not choose the same addresses.
@@ -225,7 +225,7 @@ impl Mesh {
         self.sidecars.get_mut(instance)
     }
 
-    /// Directory with state, sockets and logs.
+    /// Directory with state and sockets.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
         self.names.directory()
@@ -240,13 +240,13 @@ impl Mesh {
     /// Log of an application ("blog-0"), a proxy ("blog-0.proxy", "gateway.proxy") or "control-plane".
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {
-        self.directory().join("logs").join(format!("{name}.log"))
+        self.names.logs().join(format!("{name}.log"))
     }
 
     /// Access records of the proxy of an instance or gateway.
     #[must_use]
     pub fn access_log(&self, name: &str) -> PathBuf {
-        self.proxy_directory(name).join("access.log")
+        self.names.logs().join(format!("{name}.access.jsonl"))
     }
 
     /// Admin socket of the proxy of an instance or gateway.
