@@ -61,7 +61,8 @@ impl Spawn<'_> {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"WEFT_")) {
             command.env_remove(name);
         }
-        command.envs(self.env);
+        // What it writes goes to a file.
+        command.env("NO_COLOR", "1").envs(self.env);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.weft.display()))?;
         if let Some(pid) = child.id() {

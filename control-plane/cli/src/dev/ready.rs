@@ -18,7 +18,18 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The deadline passed; `what` names what was waited for.
-pub async fn wait_for<T, F>(what: &str, deadline: Duration, mut condition: impl FnMut() -> F) -> anyhow::Result<T>
+pub async fn wait_for<T, F>(what: &str, deadline: Duration, condition: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, String>>,
+{
+    poll(deadline, condition).await.map_err(|complaint| anyhow::anyhow!("{what}: {complaint}"))
+}
+
+/// As [`wait_for`], for callers that name what they wait for themselves.
+///
+/// # Errors
+/// "not within … s", and the last complaint.
+pub async fn poll<T, F>(deadline: Duration, mut condition: impl FnMut() -> F) -> Result<T, String>
 where
     F: Future<Output = Result<T, String>>,
 {
@@ -27,7 +38,7 @@ where
         match condition().await {
             Ok(value) => return Ok(value),
             Err(complaint) if start.elapsed() >= deadline => {
-                anyhow::bail!("{what}: not within {} s: {complaint}", deadline.as_secs())
+                return Err(format!("not within {} s: {complaint}", deadline.as_secs()));
             }
             Err(_) => sleep(POLL).await,
         }

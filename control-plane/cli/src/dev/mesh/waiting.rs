@@ -11,7 +11,7 @@ use super::{Mesh, Progress, status};
 use crate::dev::hosts::{self, Addresses};
 use crate::dev::plan::{Names, PROXY_STATUS_PORT};
 use crate::dev::process::Process;
-use crate::dev::ready::{is_listening, probe, wait_for};
+use crate::dev::ready::{is_listening, poll, probe, wait_for};
 use crate::dev::resources;
 
 /// How long sidecars, applications and gateways may take.
@@ -83,13 +83,12 @@ pub(super) async fn until_ready<F>(
 where
     F: Future<Output = Result<(), String>>,
 {
-    let waited = {
-        let name = process.name.clone();
-        let polled = wait_for(&name, deadline, &mut ready);
-        tokio::select! {
-            waited = polled => waited.map_err(|error| format!("is not ready: {error:#}")),
-            ended = process.wait() => Err(format!("ended: {}", ended.map_or_else(|error| error.to_string(), |status| status.to_string()))),
-        }
+    let waited = tokio::select! {
+        waited = poll(deadline, &mut ready) => waited.map_err(|complaint| format!("is not ready: {complaint}")),
+        ended = process.wait() => Err(match ended {
+            Ok(status) => format!("ended: {status}"),
+            Err(error) => format!("cannot be watched: {error}"),
+        }),
     };
     waited.map_err(|what| process.failure(&what))
 }
