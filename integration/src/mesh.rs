@@ -167,7 +167,7 @@ impl TestMesh {
     pub async fn capture(&self, netns: &str, link: &str) -> anyhow::Result<Capture> {
         let file = self.mesh.directory().join(format!("capture-{netns}-{link}"));
         let target = file.display().to_string();
-        let command = ["tcpdump", "-U", "-n", "-s", "0", "-Z", "root", "-i", link, "-w", &target];
+        let command = ["tcpdump", "--immediate-mode", "-U", "-n", "-s", "0", "-Z", "root", "-i", link, "-w", &target];
         let mut child = self.root_command(netns, &command).stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().context("no standard error")?;
         let mut lines = BufReader::new(stderr).lines();

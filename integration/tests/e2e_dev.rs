@@ -39,6 +39,24 @@ fn applications_have_a_network_names_and_a_user_of_their_own() -> anyhow::Result
 }
 
 #[test]
+fn captures_see_what_passes_a_link() -> anyhow::Result<()> {
+    with_mesh(PLAIN, async |mesh| {
+        let port = format!("p{}", mesh.instance("web-0")?.index);
+        let address = mesh.instance("web-0")?.address;
+        let marker = "a-marker-in-plaintext";
+        for (sent, expected) in [(marker, true), ("something-else", false)] {
+            let capture = mesh.capture("switch", &port).await?;
+            let set = format!("exec 3<>/dev/tcp/{address}/6379; printf 'SET k {sent}\\r\\n' >&3; head -c 5 <&3");
+            mesh.stdout("shell-0", &["bash", "-c", &set]).await?;
+            let bytes = capture.finish().await?;
+            let seen = bytes.windows(marker.len()).any(|window| window == marker.as_bytes());
+            anyhow::ensure!(seen == expected, "{sent}: {} bytes captured", bytes.len());
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn two_meshes_live_side_by_side() -> anyhow::Result<()> {
     let one = || {
         with_mesh(PLAIN, async |mesh| {

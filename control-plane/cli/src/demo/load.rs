@@ -211,7 +211,57 @@ fn take_usable(idle: &RefCell<Vec<Connection>>) -> Option<Connection> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::time::sleep;
+
     use super::*;
+
+    /// Answers every request on every connection, the `bad`-th of all with a reset or a 503.
+    async fn serve(listener: TcpListener, bad: u64) {
+        let seen = Rc::new(RefCell::new(0_u64));
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let seen = Rc::clone(&seen);
+            tokio::task::spawn_local(async move {
+                let mut buffer = vec![0; 4096];
+                while matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                    *seen.borrow_mut() += 1;
+                    let number = *seen.borrow();
+                    if number == bad {
+                        return;
+                    }
+                    let status = if number == bad + 1 { "503 Service Unavailable" } else { "200 OK" };
+                    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\nok");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    }
+
+    fn counted(bad: u64) -> Counts {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::task::spawn_local(serve(listener, bad));
+            let load = Load::start(address, 500, &["/a", "/b"]);
+            while load.counts().sent < 100 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            load.stop().await.0
+        })
+    }
+
+    #[test]
+    fn every_failure_is_counted_once_and_nothing_is_repeated() {
+        let good = counted(u64::MAX - 1);
+        assert_eq!((good.failed, good.succeeded), (0, good.sent), "{:?}", good.complaints);
+        assert!(good.new_connections * 2 >= good.sent && good.kept_connections > 0, "{good:?}");
+        let bad = counted(50);
+        assert_eq!((bad.failed, bad.succeeded), (2, bad.sent - 2), "{:?}", bad.complaints);
+        assert!(bad.complaints.iter().any(|complaint| complaint.contains("503")), "{:?}", bad.complaints);
+    }
 
     #[test]
     fn percentiles_are_of_the_sorted() {
