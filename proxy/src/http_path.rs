@@ -87,7 +87,7 @@ impl HttpPath {
             Direction::Outbound => Trust::PassOn,
             Direction::Gateway => {
                 drop_between_proxies(fields);
-                fields.remove(CLIENT_CERT);
+                drop_claims(fields);
                 note_origin(fields, self.edge(named.as_deref()));
                 Trust::Replace
             }
@@ -108,10 +108,7 @@ impl HttpPath {
                     peer.map(|peer| ProvenPeer { id: &peer.id, certificate_sha256: &peer.leaf_sha256, subject: None });
                 set_client_identity(fields, own, proven);
             }
-            None => {
-                fields.remove(CLIENT_CERT);
-                fields.remove(CLIENT_ID);
-            }
+            None => drop_claims(fields),
         }
     }
 
@@ -166,6 +163,13 @@ impl Handler for HttpPath {
         let end = relay(downstream, upstream).await;
         ticket.finish_tunnel(end);
     }
+}
+
+/// Removes what a request claims of its caller where no proof takes its place. `_` counts as `-`, because servers that make
+/// variables of fields hand both to the application under one name.
+fn drop_claims(fields: &mut weft_core::fields::Fields) {
+    let plain = |b: &u8| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+    fields.retain(|name, _| ![CLIENT_CERT, CLIENT_ID].iter().any(|claim| name.iter().map(plain).eq(claim.bytes())));
 }
 
 fn grpc_status(head: &ResponseHead) -> Option<u16> {

@@ -81,13 +81,13 @@ pub(crate) async fn look(
     let silence = if known { Duration::ZERO } else { timeouts.silence };
     let dial = async { l4::open(worker, to).await.map_err(|(fault, _)| fault) };
     let (peeked, ended_by) = peek_speculating(stream, timeouts.detect, silence, dial).await?;
+    if ended_by == Silence::ServerFirst {
+        worker.telemetry.count(Counter::ServerFirst);
+    }
     if let Some(at) = remembered {
         let mut first_bytes = worker.first_bytes.borrow_mut();
         match ended_by {
-            Silence::ServerFirst => {
-                worker.telemetry.count(Counter::ServerFirst);
-                first_bytes.remember(at, worker.now());
-            }
+            Silence::ServerFirst => first_bytes.remember(at, worker.now()),
             Silence::Broken => first_bytes.forget(at),
         }
     }

@@ -4,4 +4,7 @@ pub mod drain;
 mod start;
 pub mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use start::{Door, Listening, Setup, Workers, start};

@@ -11,7 +11,7 @@ mod sessions;
 mod verify;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use rustls::pki_types::CertificateDer;
 use weft_core::detect::MeshAlpn;

@@ -18,17 +18,17 @@ use super::{Acceptor, Connector, MeshPeer, TlsError};
 use crate::clock::Clock;
 use crate::identity::{Bundle, Identity};
 
-const CART: &str = "spiffe://a/ns/shop/sa/cart";
-const WEB: &str = "spiffe://a/ns/shop/sa/web";
+pub(crate) const CART: &str = "spiffe://a/ns/shop/sa/cart";
+pub(crate) const WEB: &str = "spiffe://a/ns/shop/sa/web";
 const PATIENCE: Duration = Duration::from_secs(5);
 
-struct Authority {
+pub(crate) struct Authority {
     bundle: Arc<Bundle>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(trust_domain: &str) -> Self {
+    pub(crate) fn new(trust_domain: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,7 +42,7 @@ impl Authority {
     }
 
     /// An identity whose leaf says `uris` and is valid `life` seconds from now on.
-    fn identity(&self, id: &str, uris: &[&str], life: i64) -> Arc<Identity> {
+    pub(crate) fn identity(&self, id: &str, uris: &[&str], life: i64) -> Arc<Identity> {
         let key = KeyPair::generate().unwrap();
         let now = Clock::start().unix_seconds();
         let mut params = CertificateParams::new(Vec::new()).unwrap();

@@ -1,0 +1,352 @@
+//! Two proxies over loopback, as in static mode: what an application says reaches the other application, or is refused.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use weft_core::fault::FaultKind;
+use weft_core::identity::spiffe::SpiffeId;
+use weft_core::model::{
+    AppProtocol, DecodedUpdate, Endpoint, EndpointPort, InboundMode, Resource, Service, ServiceKey, ServicePort, Upsert,
+    Weight,
+};
+use weft_core::snapshot::{Snapshot, apply};
+
+use super::worker::{InboundRules, Shared, Timeouts};
+use super::{Door, Listening, Setup, Workers, start};
+use crate::clock::Clock;
+use crate::feed::Resolver;
+use crate::identity::Identity;
+use crate::net::{self, Admission};
+use crate::telemetry::{Counter, Hub};
+use crate::tls::tests::{Authority, CART, WEB};
+
+const CONNECTIONS_MAX: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+const PORT: NonZeroU16 = NonZeroU16::new(80).unwrap();
+
+struct Proxy {
+    workers: Workers,
+    address: SocketAddr,
+    hub: Hub,
+}
+
+impl Proxy {
+    fn start(door: Door, snapshot: Snapshot, identity: Option<Arc<Identity>>) -> Self {
+        let hub = Hub::new();
+        let sockets = net::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot.into_complete()));
+        let shared = Shared {
+            resolver: Resolver::offline(Arc::clone(&snapshot)),
+            snapshot,
+            identity: tokio::sync::watch::channel(identity).1,
+            inbound: InboundRules::default(),
+            capture_ports: Vec::new(),
+            admission: Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_MAX)),
+            timeouts: Timeouts::default(),
+            clock: Clock::start(),
+        };
+        let setup = Setup {
+            workers: 1,
+            listeners: vec![Listening { door, sockets }],
+            shared: Arc::new(shared),
+            hub: hub.clone(),
+            log: None,
+            instance_id: "test".into(),
+        };
+        Self { workers: start(setup).unwrap(), address, hub }
+    }
+
+    const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    async fn client(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn end(self) {
+        let stopping = tokio::task::spawn_blocking(move || self.workers.stop(PATIENCE));
+        timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    }
+}
+
+/// A service of one endpoint; with `identity` it must prove that.
+fn snapshot(endpoint: SocketAddr, protocol: AppProtocol, identity: Option<&str>) -> Snapshot {
+    let service = Service {
+        key: key(),
+        ports: vec![ServicePort { port: PORT, name: "".into(), protocol }],
+        virtual_ips: Vec::new(),
+    };
+    let target_port = NonZeroU16::new(endpoint.port()).unwrap();
+    let endpoint = Endpoint {
+        service: key(),
+        id: "one".into(),
+        address: endpoint.ip(),
+        ports: vec![EndpointPort { service_port: PORT, target_port, captured: true }],
+        identity: identity.map(|id| SpiffeId::parse(id).unwrap()),
+        weight: Weight::ONE,
+        locality: "".into(),
+    };
+    let upserts = [Resource::Service(service), Resource::Endpoint(endpoint)];
+    let upserts = upserts.into_iter().map(|resource| Upsert { version: 1, resource }).collect();
+    apply(&Snapshot::empty(), DecodedUpdate { revision: 1, upserts, removals: Vec::new() })
+}
+
+fn key() -> ServiceKey {
+    ServiceKey { namespace: "shop".into(), name: "cart".into() }
+}
+
+/// A (WEB) sends to B (CART), which delivers to `app`; `expected` is whom A demands.
+fn mesh(app: SocketAddr, protocol: AppProtocol, expected: &str) -> (Proxy, Proxy) {
+    let authority = Authority::new("a");
+    let door = Door::Local { address: app, protocol, mode: InboundMode::Strict };
+    let b = Proxy::start(door, Snapshot::empty(), Some(authority.identity(CART, &[CART], 600)));
+    let known = snapshot(b.address(), protocol, Some(expected));
+    let a = Proxy::start(Door::Service(key(), PORT), known, Some(authority.identity(WEB, &[WEB], 600)));
+    (a, b)
+}
+
+async fn head(socket: &mut TcpStream) -> Option<String> {
+    let mut text = Vec::new();
+    while !text.ends_with(b"\r\n\r\n") {
+        text.push(socket.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8(text).unwrap())
+}
+
+/// Answers each request with `hello`; after `per_connection` requests it reads one more and closes.
+async fn http_app(per_connection: usize) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (seen, requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let seen = seen.clone();
+            tokio::spawn(async move {
+                for count in 0.. {
+                    let Some(request) = head(&mut socket).await else { return };
+                    seen.send(request).ok();
+                    if count == per_connection {
+                        return;
+                    }
+                    socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.ok();
+                }
+            });
+        }
+    });
+    (address, requests)
+}
+
+async fn ask(socket: &mut TcpStream, request: &str) -> String {
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = timeout(PATIENCE, head(socket)).await.unwrap().unwrap();
+    let length = answer.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
+    let mut body = vec![0; length];
+    socket.read_exact(&mut body).await.unwrap();
+    answer.push_str(std::str::from_utf8(&body).unwrap());
+    answer
+}
+
+const GET: &str = "GET /a?b HTTP/1.1\r\nhost: cart\r\nx-forwarded-client-cert: spoofed\r\nX_Forwarded_Client_Cert: spoofed\r\n\r\n";
+
+#[tokio::test]
+async fn http1_reaches_the_application_with_the_callers_identity() {
+    let (app, mut requests) = http_app(usize::MAX).await;
+    let (a, b) = mesh(app, AppProtocol::Detect, CART);
+    let mut client = a.client().await;
+    for _ in 0..3 {
+        assert!(ask(&mut client, GET).await.ends_with("\r\n\r\nhello"));
+        let seen = requests.recv().await.unwrap();
+        assert!(seen.starts_with("GET /a?b HTTP/1.1\r\n"), "{seen}");
+        let cert = seen.lines().find(|line| line.starts_with("x-forwarded-client-cert:")).unwrap();
+        assert!(cert.contains(&format!("By={CART}")) && cert.ends_with(&format!("URI={WEB}")), "{cert}");
+        assert!(!seen.contains("spoofed") && seen.contains("x-request-id: ") && seen.contains("traceparent: "), "{seen}");
+    }
+    assert_eq!((a.hub.counter(Counter::PoolOpened), a.hub.counter(Counter::PoolReused)), (1, 2));
+    assert_eq!((b.hub.counter(Counter::PoolOpened), b.hub.counter(Counter::PoolReused)), (1, 2));
+    drop(client);
+    a.end().await;
+    b.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_proves_another_identity_gets_nothing() {
+    let (app, mut requests) = http_app(usize::MAX).await;
+    let (a, b) = mesh(app, AppProtocol::Detect, "spiffe://a/ns/shop/sa/other");
+    let answer = ask(&mut a.client().await, GET).await;
+    assert!(answer.starts_with("HTTP/1.1 50"), "{answer}");
+    assert!(answer.contains(FaultKind::UpstreamIdentity.code()), "{answer}");
+    b.end().await;
+    assert!(requests.try_recv().is_err(), "nothing was delivered");
+}
+
+#[tokio::test]
+async fn strict_refuses_plaintext_and_permissive_does_not() {
+    let (app, mut requests) = http_app(usize::MAX).await;
+    let authority = Authority::new("a");
+    for (mode, served) in [(InboundMode::Strict, false), (InboundMode::Permissive, true)] {
+        let door = Door::Local { address: app, protocol: AppProtocol::Detect, mode };
+        let b = Proxy::start(door, Snapshot::empty(), Some(authority.identity(CART, &[CART], 600)));
+        let mut client = b.client().await;
+        client.write_all(GET.as_bytes()).await.unwrap();
+        assert_eq!(timeout(PATIENCE, head(&mut client)).await.unwrap().is_some(), served);
+        let seen = requests.try_recv();
+        assert_eq!(seen.is_ok(), served);
+        assert!(!seen.is_ok_and(|seen| seen.contains("spoofed")), "a stranger has no identity");
+    }
+}
+
+#[tokio::test]
+async fn a_greeting_passes_two_proxies_unasked() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            socket.write_all(b"220 ready\r\n").await.unwrap();
+            let mut said = [0; 6];
+            socket.read_exact(&mut said).await.unwrap();
+            socket.write_all(&said).await.unwrap();
+        }
+    });
+    let (a, _b) = mesh(app, AppProtocol::Detect, CART);
+    let mut client = a.client().await;
+    let mut greeting = [0; 11];
+    timeout(PATIENCE, client.read_exact(&mut greeting)).await.unwrap().unwrap();
+    assert_eq!(&greeting, b"220 ready\r\n");
+    client.write_all(b"QUIT\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    timeout(PATIENCE, client.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(rest, b"QUIT\r\n");
+    assert_eq!(a.hub.counter(Counter::ServerFirst), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_late_takes_the_normal_path() {
+    let (app, mut requests) = http_app(usize::MAX).await;
+    let (a, b) = mesh(app, AppProtocol::Detect, CART);
+    let mut client = a.client().await;
+    // Until the connection dialled ahead has reached the application's side.
+    let opened = async {
+        while b.hub.counter(Counter::PoolOpened) == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, opened).await.unwrap();
+    assert!(ask(&mut client, GET).await.ends_with("hello"));
+    assert!(requests.recv().await.unwrap().contains("x-request-id"), "it was judged as HTTP");
+}
+
+#[tokio::test]
+async fn bytes_and_half_closes_pass() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (a, _b) = mesh(listener.local_addr().unwrap(), AppProtocol::Tcp, CART);
+    let body = vec![7; 1 << 20];
+    let app = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut got = Vec::new();
+        socket.read_to_end(&mut got).await.unwrap();
+        socket.write_all(&got.len().to_be_bytes()).await.unwrap();
+    };
+    let client = async {
+        let mut client = a.client().await;
+        client.write_all(&body).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let ((), answer) = timeout(PATIENCE, async { tokio::join!(app, client) }).await.unwrap();
+    assert_eq!(answer, (1_usize << 20).to_be_bytes());
+}
+
+#[tokio::test]
+async fn what_races_with_a_close_is_sent_again_only_if_it_may_be() {
+    let post = "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 0\r\n\r\n";
+    for (request, status, times) in [(GET, "HTTP/1.1 200", 3), (post, "HTTP/1.1 502", 2)] {
+        let (app, mut requests) = http_app(1).await;
+        let door = Door::Service(key(), PORT);
+        let a = Proxy::start(door, snapshot(app, AppProtocol::Http1, None), None);
+        let mut client = a.client().await;
+        assert!(ask(&mut client, GET).await.starts_with("HTTP/1.1 200"));
+        let answer = ask(&mut client, request).await;
+        assert!(answer.starts_with(status), "{answer}");
+        let mut seen = 0;
+        while requests.try_recv().is_ok() {
+            seen += 1;
+        }
+        assert_eq!(seen, times);
+    }
+}
+
+#[tokio::test]
+async fn http2_keeps_its_trailers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (a, _b) = mesh(listener.local_addr().unwrap(), AppProtocol::H2c, CART);
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(socket).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            assert!(request.headers().contains_key("x-weft-client-id"));
+            let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            let mut body = respond.send_response(head, false).unwrap();
+            body.send_data(Bytes::from_static(b"message"), false).unwrap();
+            body.send_trailers([("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect()).unwrap();
+        }
+    });
+    let (mut send, connection) = h2::client::handshake(a.client().await).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..5 {
+        let request = http::Request::post("http://cart/users.Users/Get").header("content-type", "application/grpc");
+        let (response, _) = send.send_request(request.body(()).unwrap(), true).unwrap();
+        let mut body = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
+        assert_eq!(body.data().await.unwrap().unwrap(), "message");
+        assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    }
+    assert_eq!(a.hub.counter(Counter::PoolOpened), 1);
+}
+
+#[tokio::test]
+async fn a_drain_lets_the_request_in_flight_finish() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let b = Proxy::start(
+        Door::Local { address: app, protocol: AppProtocol::Http1, mode: InboundMode::Permissive },
+        Snapshot::empty(),
+        None,
+    );
+    let mut client = b.client().await;
+    client.write_all(GET.as_bytes()).await.unwrap();
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let seen = head(&mut socket).await.unwrap();
+    assert!(!seen.contains("spoofed"), "a proxy without identity believes no claim either: {seen}");
+    b.workers.drain();
+    socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+    b.end().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_are_reset() {
+    let (app, _requests) = http_app(usize::MAX).await;
+    let door = Door::Local { address: app, protocol: AppProtocol::Http1, mode: InboundMode::Permissive };
+    let b = Proxy::start(door, Snapshot::empty(), None);
+    let mut held = Vec::new();
+    for _ in 0..=CONNECTIONS_MAX {
+        held.push(b.client().await);
+    }
+    let last = held.last_mut().unwrap();
+    assert!(timeout(PATIENCE, last.read(&mut [0; 1])).await.unwrap().is_err(), "reset");
+    assert_eq!(b.hub.counter(Counter::ConnectionsRefused), 1);
+}
