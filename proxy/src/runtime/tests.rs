@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::model::{
-    AppProtocol, DecodedUpdate, Endpoint, EndpointPort, InboundMode, Resource, Service, ServiceKey, ServicePort, Upsert,
-    Weight,
+    AppProtocol, DecodedUpdate, Endpoint, EndpointPort, InboundMode, Resource, Service, ServiceKey, ServicePort,
+    Upsert, Weight,
 };
 use weft_core::snapshot::{Snapshot, apply};
 
@@ -149,14 +149,16 @@ async fn http_app(per_connection: usize) -> (SocketAddr, mpsc::UnboundedReceiver
 async fn ask(socket: &mut TcpStream, request: &str) -> String {
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = timeout(PATIENCE, head(socket)).await.unwrap().unwrap();
-    let length = answer.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
+    let length =
+        answer.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
     let mut body = vec![0; length];
     socket.read_exact(&mut body).await.unwrap();
     answer.push_str(std::str::from_utf8(&body).unwrap());
     answer
 }
 
-const GET: &str = "GET /a?b HTTP/1.1\r\nhost: cart\r\nx-forwarded-client-cert: spoofed\r\nX_Forwarded_Client_Cert: spoofed\r\n\r\n";
+const GET: &str =
+    "GET /a?b HTTP/1.1\r\nhost: cart\r\nx-forwarded-client-cert: spoofed\r\nX_Forwarded_Client_Cert: spoofed\r\n\r\n";
 
 #[tokio::test]
 async fn http1_reaches_the_application_with_the_callers_identity() {
@@ -169,7 +171,10 @@ async fn http1_reaches_the_application_with_the_callers_identity() {
         assert!(seen.starts_with("GET /a?b HTTP/1.1\r\n"), "{seen}");
         let cert = seen.lines().find(|line| line.starts_with("x-forwarded-client-cert:")).unwrap();
         assert!(cert.contains(&format!("By={CART}")) && cert.ends_with(&format!("URI={WEB}")), "{cert}");
-        assert!(!seen.contains("spoofed") && seen.contains("x-request-id: ") && seen.contains("traceparent: "), "{seen}");
+        assert!(
+            !seen.contains("spoofed") && seen.contains("x-request-id: ") && seen.contains("traceparent: "),
+            "{seen}"
+        );
     }
     assert_eq!((a.hub.counter(Counter::PoolOpened), a.hub.counter(Counter::PoolReused)), (1, 2));
     assert_eq!((b.hub.counter(Counter::PoolOpened), b.hub.counter(Counter::PoolReused)), (1, 2));
