@@ -81,8 +81,9 @@ impl Chain {
     pub async fn traced(&self, mesh: &Mesh) -> anyhow::Result<Traced> {
         // Unique on this machine; nothing has to be unpredictable here.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let trace_id = format!("{now:032x}");
-        let span_id = format!("{:016x}", u64::try_from(now & 0xffff_ffff_ffff_ffff).unwrap_or(1));
+        let span = u64::try_from(now & u128::from(u64::MAX)).unwrap_or(1);
+        // Both halves are set, so that nobody takes it for a 64-bit id that was padded.
+        let (trace_id, span_id) = (format!("{:016x}{span:016x}", !span), format!("{span:016x}"));
         let headers = [("x-b3-traceid", trace_id.as_str()), ("x-b3-spanid", &span_id), ("x-b3-sampled", "1")];
         self.request(&headers).await?;
         ping_store(mesh).await?;
