@@ -76,10 +76,10 @@ impl Mesh {
         let mut mesh = Self::claim(file)?;
         match mesh.start(progress).await {
             Ok(()) => Ok(mesh),
-            Err(error) => {
-                mesh.down().await.context("cannot clean up")?;
-                Err(error)
-            }
+            Err(error) => match mesh.down().await {
+                Ok(()) => Err(error),
+                Err(left) => Err(error.context(format!("and not everything could be taken away: {left:#}"))),
+            },
         }
     }
 
