@@ -15,11 +15,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use weft_proto::v1::config_server::ConfigServer;
+use weft_proto::v1::diagnostics_server::DiagnosticsServer;
+use weft_proto::v1::discovery_server::DiscoveryServer;
 use weft_proto::v1::identity_server::IdentityServer;
 use weft_proto::v1::operator_server::OperatorServer;
+use weft_proto::v1::registry_server::RegistryServer;
+use weft_proto::v1::{InstanceStatus, ServiceStatus};
 
+use crate::api::config::ConfigService;
+use crate::api::diagnostics::DiagnosticsService;
+use crate::api::discovery::DiscoveryService;
 use crate::api::identity::{IdentityService, IssueCounts};
 use crate::api::operator::{OperatorService, Overview};
+use crate::api::registry::RegistryService;
 use crate::bootstrap::ServeArgs;
 use crate::ca::Authority;
 use crate::ca::state::make_private_directory;
@@ -30,9 +39,11 @@ use crate::doors::socket::SocketDoor;
 use crate::doors::status::StatusPort;
 use crate::doors::tls::{TlsCounts, TlsDoor};
 use crate::metrics::{Metrics, Page};
+use crate::push::proxies::Proxies;
+use crate::registry::handle::Registry;
 use crate::shutdown::Shutdown;
-use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::store::{Revision, Store};
 use crate::tokens::Tokens;
 
 /// How often expired join tokens are deleted.
@@ -54,6 +65,12 @@ pub struct Plane {
     pub tokens: Arc<Tokens>,
     /// What was issued so far.
     pub issued: Arc<IssueCounts>,
+    /// What exists.
+    pub registry: Registry,
+    /// Which proxies are connected.
+    pub proxies: Proxies,
+    /// Passes questions on to them.
+    pub diagnostics: DiagnosticsService,
     /// Where to register what 15014 shows.
     pub metrics: Arc<Metrics>,
     /// Long streams end when this is requested.
@@ -66,20 +83,61 @@ pub struct Plane {
 pub fn proxy_services(plane: &Plane) -> Services {
     let (authority, tokens) = (Arc::clone(&plane.authority), Arc::clone(&plane.tokens));
     let identity = IdentityService::new(authority, tokens, Arc::clone(&plane.issued));
-    Services::default().with(IdentityServer::new(identity).max_decoding_message_size(ISSUE_BYTES_MAX))
+    let registry = RegistryService::new(Arc::clone(&plane.store), plane.registry.clone(), plane.args.lease_seconds);
+    let discovery = DiscoveryService::new(
+        plane.registry.clone(),
+        plane.proxies.clone(),
+        Arc::clone(&plane.authority),
+        plane.shutdown.clone(),
+    );
+    Services::default()
+        .with(IdentityServer::new(identity).max_decoding_message_size(ISSUE_BYTES_MAX))
+        .with(RegistryServer::new(registry))
+        .with(DiscoveryServer::new(discovery))
+        .with(DiagnosticsServer::new(plane.diagnostics.clone()))
 }
 
 /// Behind the operators' socket: `Config`, `Operator`, `Diagnostics` (Ask, Proxies).
 #[must_use]
 pub fn operator_services(plane: &Plane) -> Services {
+    let (registry, proxies) = (plane.registry.clone(), plane.proxies.clone());
     let operator = OperatorService::new(
         Arc::clone(&plane.store),
         plane.args.state.directory(),
         Arc::clone(&plane.authority),
         Arc::clone(&plane.tokens),
-        Arc::new(Overview::default),
+        Arc::new(move || overview(&registry, &proxies)),
     );
-    Services::default().with(OperatorServer::new(operator))
+    let config = ConfigService::new(Arc::clone(&plane.store), plane.registry.clone(), plane.shutdown.clone());
+    Services::default()
+        .with(OperatorServer::new(operator))
+        .with(ConfigServer::new(config))
+        .with(DiagnosticsServer::new(plane.diagnostics.clone()))
+}
+
+fn overview(registry: &Registry, proxies: &Proxies) -> Overview {
+    registry.read(|index| Overview {
+        instances: index
+            .instances()
+            .map(|instance| InstanceStatus {
+                namespace: instance.namespace.clone(),
+                instance_id: instance.id.clone(),
+                service_account: instance.service_account.clone(),
+                addresses: instance.addresses.iter().map(ToString::to_string).collect(),
+                ready: instance.ready,
+            })
+            .collect(),
+        services: index
+            .services()
+            .map(|(key, known)| ServiceStatus {
+                namespace: key.namespace.to_string(),
+                name: key.name.to_string(),
+                virtual_ips: known.virtual_ips.iter().map(ToString::to_string).collect(),
+                endpoints: u32::try_from(known.endpoint_count()).unwrap_or(u32::MAX),
+            })
+            .collect(),
+        connected_proxies: u32::try_from(proxies.count()).unwrap_or(u32::MAX),
+    })
 }
 
 /// A control plane that serves.
@@ -116,7 +174,14 @@ pub async fn start(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<Runnin
     let now = SystemTime::now();
     let authority = Arc::new(Authority::open(&directory, &args.trust_domain, store_used, now)?);
     let own = Arc::new(OwnCertificate::new(Arc::clone(&authority), now)?);
+    let dyn_store = Arc::clone(&store) as Arc<dyn Store>;
+    let (registry, loaded_at) = Registry::load(dyn_store, &args).await.context("the store cannot be read")?;
+    let proxies = Proxies::default();
+    let diagnostics = DiagnosticsService::new(registry.clone(), proxies.clone(), shutdown.clone());
     let plane = Plane {
+        registry,
+        proxies,
+        diagnostics,
         store: Arc::clone(&store) as Arc<dyn Store>,
         tokens: Arc::new(Tokens::new(Arc::clone(&store) as Arc<dyn Store>, args.trust_domain.clone())),
         issued: Arc::new(IssueCounts::default()),
@@ -127,7 +192,7 @@ pub async fn start(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<Runnin
     };
     let doors = Doors::bind(&plane, &own).await?;
     register_metrics(&plane, &store, &own, &doors);
-    Ok(doors.serve(plane, store, own))
+    Ok(doors.serve(plane, store, own, loaded_at))
 }
 
 /// Everything bound, nothing served.
@@ -154,7 +219,7 @@ impl Doors {
         Ok(Self { tls, tls_counts, tcp, listen, status_tcp, status_listen, socket_path, socket })
     }
 
-    fn serve(mut self, plane: Plane, store: Arc<Embedded>, own: Arc<OwnCertificate>) -> Running {
+    fn serve(mut self, plane: Plane, store: Arc<Embedded>, own: Arc<OwnCertificate>, loaded_at: Revision) -> Running {
         let status = StatusPort { metrics: Arc::clone(&plane.metrics), ..StatusPort::default() };
         let status_task = tokio::spawn(status.clone().serve(self.status_tcp));
         let mut tasks = JoinSet::new();
@@ -168,6 +233,13 @@ impl Doors {
         let keeping = own.keep(end());
         tasks.spawn(async {
             keeping.await;
+            Ok(())
+        });
+        let following = plane.registry.clone().follow(loaded_at, end());
+        let expiring = plane.registry.clone().expire(end());
+        let resolving = plane.registry.clone().resolve_names(end());
+        tasks.spawn(async {
+            tokio::join!(following, expiring, resolving);
             Ok(())
         });
         let sweeping = sweep_tokens(Arc::clone(&plane.tokens), end());

@@ -1,0 +1,421 @@
+//! The index itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_core::identity::spiffe::TrustDomain;
+use weft_core::model::ServiceKey;
+use weft_proto::v1::{
+    Endpoint, EndpointPort, Mesh, OutboundMode, Resolution, Resource, ResourceKind, ResourceName, Service, resolution,
+    resource,
+};
+
+use super::instance::{self, Instance};
+use crate::resource::service::{Backing, Port, ServiceSpec, Target};
+
+/// What the flags say of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Trust domain.
+    pub trust_domain: TrustDomain,
+    /// Ranges of virtual IPs.
+    pub virtual_ranges: Vec<IpNet>,
+    /// All ranges in which every address must be known, the virtual ones included.
+    pub ranges: Vec<IpNet>,
+    /// What proxies do with unknown destinations.
+    pub outbound_mode: OutboundMode,
+}
+
+/// An instance is named by namespace and id.
+pub type InstanceName = (String, String);
+
+/// A service with what was made of it.
+#[derive(Debug)]
+pub struct Known {
+    /// As declared.
+    pub spec: ServiceSpec,
+    /// Its virtual addresses.
+    pub virtual_ips: Vec<IpAddr>,
+    revision: u64,
+    resource: Arc<Resource>,
+    /// By endpoint id.
+    endpoints: BTreeMap<String, Arc<Resource>>,
+}
+
+impl Known {
+    /// How many serve it now.
+    #[must_use]
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoints.len()
+    }
+}
+
+/// Everything that exists.
+#[derive(Debug)]
+pub struct Index {
+    settings: Settings,
+    mesh: Arc<Resource>,
+    revision: u64,
+    services: BTreeMap<ServiceKey, Known>,
+    instances: BTreeMap<InstanceName, (Instance, u64)>,
+    by_virtual_ip: HashMap<IpAddr, ServiceKey>,
+    by_address: HashMap<IpAddr, BTreeSet<InstanceName>>,
+    resolved: HashMap<ServiceKey, Vec<IpAddr>>,
+}
+
+impl Index {
+    /// Knows only the mesh; `mesh_version` is the store revision at which the settings last changed.
+    #[must_use]
+    pub fn new(settings: Settings, mesh_version: u64) -> Self {
+        let mesh = Mesh {
+            trust_domain: settings.trust_domain.to_string(),
+            ranges: settings.ranges.iter().map(ToString::to_string).collect(),
+            outbound_mode: settings.outbound_mode.into(),
+        };
+        let mesh = resource(ResourceKind::Mesh, String::new(), mesh_version, resource::Body::Mesh(mesh));
+        Self {
+            settings,
+            mesh,
+            revision: 0,
+            services: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            by_virtual_ip: HashMap::new(),
+            by_address: HashMap::new(),
+            resolved: HashMap::new(),
+        }
+    }
+
+    /// Store revision that the index reflects.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The store has come to this revision.
+    pub fn advance(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &Known)> {
+        self.services.iter()
+    }
+
+    /// All instances.
+    pub fn instances(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.values().map(|(instance, _)| instance)
+    }
+
+    /// One instance.
+    #[must_use]
+    pub fn instance(&self, namespace: &str, id: &str) -> Option<&Instance> {
+        self.instances.get(&(namespace.to_owned(), id.to_owned())).map(|(instance, _)| instance)
+    }
+
+    /// Which service holds a virtual IP.
+    #[must_use]
+    pub fn holder(&self, address: IpAddr) -> Option<&ServiceKey> {
+        self.by_virtual_ip.get(&address)
+    }
+
+    /// A service was created or changed.
+    pub fn put_service(&mut self, key: &ServiceKey, spec: ServiceSpec, virtual_ips: Vec<IpAddr>, revision: u64) {
+        self.remove_service(key, revision);
+        for address in &virtual_ips {
+            self.by_virtual_ip.insert(*address, key.clone());
+        }
+        let body = Service {
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            ports: spec.ports.iter().map(|port| port.service.clone()).collect(),
+            virtual_ips: virtual_ips.iter().map(ToString::to_string).collect(),
+        };
+        let resource = resource(ResourceKind::Service, key.to_string(), revision, resource::Body::Service(body));
+        let known = Known { spec, virtual_ips, revision, resource, endpoints: BTreeMap::new() };
+        self.services.insert(key.clone(), known);
+        self.rebuild(key);
+        self.advance(revision);
+    }
+
+    /// A service was deleted.
+    pub fn remove_service(&mut self, key: &ServiceKey, revision: u64) {
+        if let Some(known) = self.services.remove(key) {
+            for address in &known.virtual_ips {
+                self.by_virtual_ip.remove(address);
+            }
+        }
+        self.advance(revision);
+    }
+
+    /// An instance was registered or changed.
+    pub fn put_instance(&mut self, instance: Instance, revision: u64) {
+        let name = (instance.namespace.clone(), instance.id.clone());
+        self.remove_instance(&name, revision);
+        for address in &instance.addresses {
+            self.by_address.entry(*address).or_default().insert(name.clone());
+        }
+        let selecting = self.selecting(&instance);
+        for key in selecting {
+            if let Some(known) = self.services.get_mut(&key) {
+                add_endpoints(known, &key, &instance, revision, &self.settings.trust_domain);
+            }
+        }
+        self.instances.insert(name, (instance, revision));
+    }
+
+    /// An instance is gone.
+    pub fn remove_instance(&mut self, name: &InstanceName, revision: u64) {
+        self.advance(revision);
+        let Some((instance, _)) = self.instances.remove(name) else { return };
+        for address in &instance.addresses {
+            if let Some(names) = self.by_address.get_mut(address) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.by_address.remove(address);
+                }
+            }
+        }
+        for key in self.selecting(&instance) {
+            if let Some(known) = self.services.get_mut(&key) {
+                for address in &instance.addresses {
+                    known.endpoints.remove(&endpoint_id(&instance, *address));
+                }
+            }
+        }
+    }
+
+    /// DNS answered for a service. Only ever called with an answer: a failure keeps the last one.
+    pub fn put_resolved(&mut self, key: &ServiceKey, addresses: Vec<IpAddr>) {
+        self.resolved.insert(key.clone(), addresses);
+        self.rebuild(key);
+    }
+
+    /// What DNS last answered for a service.
+    #[must_use]
+    pub fn resolved(&self, key: &ServiceKey) -> Option<&Vec<IpAddr>> {
+        self.resolved.get(key)
+    }
+
+    /// Takes over what DNS answered to an index that this one replaces.
+    pub fn keep_resolved(&mut self, held: &Self) {
+        for (key, addresses) in &held.resolved {
+            self.put_resolved(key, addresses.clone());
+        }
+    }
+
+    /// DNS names to resolve.
+    #[must_use]
+    pub fn dns_names(&self) -> Vec<(ServiceKey, String)> {
+        let names = self.services.iter().filter_map(|(key, known)| match &known.spec.backing {
+            Backing::Dns(name) => Some((key.clone(), name.clone())),
+            Backing::Selector(_) | Backing::Static(_) => None,
+        });
+        names.collect()
+    }
+
+    /// The mesh's own resource.
+    #[must_use]
+    pub fn mesh(&self) -> &Arc<Resource> {
+        &self.mesh
+    }
+
+    /// A service and its endpoints, as proxies are told.
+    pub fn service_resources(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Resource>> {
+        let known = self.services.get(key);
+        known.into_iter().flat_map(|known| std::iter::once(&known.resource).chain(known.endpoints.values()))
+    }
+
+    /// The answer about a destination, and the service it leads to.
+    #[must_use]
+    pub fn resolve(&self, address: SocketAddr) -> (Resource, Option<ServiceKey>) {
+        let (found, version) = self.find(address);
+        let (key, verdict, reason) = match &found {
+            Found::Service { key, .. } => (Some(key.clone()), resolution::Verdict::Found, String::new()),
+            Found::Denied(reason) => (None, resolution::Verdict::Denied, (*reason).to_owned()),
+            Found::Unknown => (None, resolution::Verdict::Unknown, String::new()),
+        };
+        let (service_port, endpoint_id) = match found {
+            Found::Service { port, endpoint, .. } => (port, endpoint.unwrap_or_default()),
+            Found::Denied(_) | Found::Unknown => (0, String::new()),
+        };
+        let body = Resolution {
+            address: address.ip().to_string(),
+            port: address.port().into(),
+            verdict: verdict.into(),
+            namespace: key.as_ref().map(|key| key.namespace.to_string()).unwrap_or_default(),
+            service: key.as_ref().map(|key| key.name.to_string()).unwrap_or_default(),
+            service_port,
+            endpoint_id,
+            reason,
+        };
+        let name = ResourceName { kind: ResourceKind::Resolution.into(), name: address.to_string() };
+        (Resource { name: Some(name), version, body: Some(resource::Body::Resolution(body)) }, key)
+    }
+
+    /// In order: virtual IP; a workload's own address; else inside mesh ranges denied, outside unknown.
+    fn find(&self, address: SocketAddr) -> (Found, u64) {
+        let ip = address.ip().to_canonical();
+        let number = u32::from(address.port());
+        if let Some(key) = self.by_virtual_ip.get(&ip) {
+            let known = self.services.get(key);
+            return match known.filter(|known| known.spec.ports.iter().any(|port| port.service.port == number)) {
+                Some(known) => (Found::Service { key: key.clone(), port: number, endpoint: None }, known.revision),
+                None => (Found::Denied("the service has no such port"), self.revision),
+            };
+        }
+        if let Some(found) = self.find_workload(ip, address.port()) {
+            return found;
+        }
+        if self.settings.virtual_ranges.iter().any(|range| range.contains(&ip)) {
+            return (Found::Denied("no service holds this virtual address"), self.revision);
+        }
+        if self.by_address.contains_key(&ip) {
+            return (Found::Denied("the workload serves no service on this port"), self.revision);
+        }
+        if self.settings.ranges.iter().any(|range| range.contains(&ip)) {
+            return (Found::Denied("nothing of the mesh has this address"), self.revision);
+        }
+        (Found::Unknown, self.revision)
+    }
+
+    /// The first service, by name, that an instance with this address serves on this port.
+    fn find_workload(&self, ip: IpAddr, port: u16) -> Option<(Found, u64)> {
+        for name in self.by_address.get(&ip)? {
+            let (instance, revision) = self.instances.get(name)?;
+            for key in self.selecting(instance) {
+                let Some(known) = self.services.get(&key) else { continue };
+                let served = known.spec.ports.iter().find(|service| target_port(service, instance) == Some(port));
+                let id = endpoint_id(instance, ip);
+                if let Some(served) = served
+                    && known.endpoints.contains_key(&id)
+                {
+                    let found = Found::Service { key, port: served.service.port, endpoint: Some(id) };
+                    return Some((found, known.revision.max(*revision)));
+                }
+            }
+        }
+        None
+    }
+
+    /// Services whose selector takes this instance, in order of their names.
+    fn selecting(&self, instance: &Instance) -> Vec<ServiceKey> {
+        let from = ServiceKey { namespace: instance.namespace.as_str().into(), name: "".into() };
+        let in_namespace = self.services.range(from..).take_while(|(key, _)| *key.namespace == *instance.namespace);
+        in_namespace.filter(|(_, known)| selects(&known.spec, instance)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Makes all endpoints of a service anew.
+    fn rebuild(&mut self, key: &ServiceKey) {
+        let Some(known) = self.services.get_mut(key) else { return };
+        known.endpoints.clear();
+        let addresses = match &known.spec.backing {
+            Backing::Selector(_) => {
+                for (instance, revision) in self.instances.values() {
+                    if *instance.namespace == *key.namespace && selects(&known.spec, instance) {
+                        add_endpoints(known, key, instance, *revision, &self.settings.trust_domain);
+                    }
+                }
+                return;
+            }
+            Backing::Static(addresses) => addresses.clone(),
+            Backing::Dns(_) => self.resolved.get(key).cloned().unwrap_or_default(),
+        };
+        for address in addresses {
+            let ports = known.spec.ports.iter().filter_map(|port| match port.target {
+                Target::Number(number) => Some(endpoint_port(port, number, false)),
+                Target::Name(_) => None,
+            });
+            let id = address.to_string();
+            let body = Endpoint { ports: ports.collect(), ..bare_endpoint(key, id.clone(), address) };
+            let made = endpoint_resource(key, &id, known.revision, body);
+            known.endpoints.insert(id, made);
+        }
+    }
+}
+
+enum Found {
+    Service { key: ServiceKey, port: u32, endpoint: Option<String> },
+    Denied(&'static str),
+    Unknown,
+}
+
+fn selects(spec: &ServiceSpec, instance: &Instance) -> bool {
+    let Backing::Selector(selector) = &spec.backing else { return false };
+    !selector.is_empty() && selector.iter().all(|(key, value)| instance.labels.get(key) == Some(value))
+}
+
+fn target_port(port: &Port, instance: &Instance) -> Option<u16> {
+    let found = instance.ports.iter().find(|candidate| match &port.target {
+        Target::Number(number) => candidate.port == *number,
+        Target::Name(name) => candidate.name == *name,
+    });
+    found.map(|found| found.port)
+}
+
+/// An instance with one address is its own endpoint; of two addresses each is one.
+fn endpoint_id(instance: &Instance, address: IpAddr) -> String {
+    match instance.addresses.as_slice() {
+        [_] => instance.id.clone(),
+        _ if address.is_ipv4() => format!("{}.v4", instance.id),
+        _ => format!("{}.v6", instance.id),
+    }
+}
+
+fn add_endpoints(known: &mut Known, key: &ServiceKey, instance: &Instance, revision: u64, domain: &TrustDomain) {
+    if !instance.ready {
+        return;
+    }
+    let mut ports = Vec::new();
+    for port in &known.spec.ports {
+        let Some(number) = target_port(port, instance) else { continue };
+        let captured = instance.ports.iter().any(|candidate| candidate.port == number && candidate.captured);
+        ports.push(endpoint_port(port, number, captured));
+    }
+    if ports.is_empty() {
+        return;
+    }
+    for address in &instance.addresses {
+        let id = endpoint_id(instance, *address);
+        let body = Endpoint {
+            ports: ports.clone(),
+            spiffe_id: format!("spiffe://{domain}/ns/{}/sa/{}", instance.namespace, instance.service_account),
+            locality: instance.locality.clone(),
+            ..bare_endpoint(key, id.clone(), *address)
+        };
+        let made = endpoint_resource(key, &id, known.revision.max(revision), body);
+        known.endpoints.insert(id, made);
+    }
+}
+
+fn bare_endpoint(key: &ServiceKey, id: String, address: IpAddr) -> Endpoint {
+    Endpoint {
+        namespace: key.namespace.to_string(),
+        service: key.name.to_string(),
+        id,
+        address: address.to_string(),
+        weight: 1,
+        ..Endpoint::default()
+    }
+}
+
+fn endpoint_port(port: &Port, target: u16, captured: bool) -> EndpointPort {
+    EndpointPort { service_port: port.service.port, target_port: target.into(), captured }
+}
+
+fn endpoint_resource(key: &ServiceKey, id: &str, version: u64, body: Endpoint) -> Arc<Resource> {
+    resource(ResourceKind::Endpoint, format!("{key}/{id}"), version, resource::Body::Endpoint(body))
+}
+
+fn resource(kind: ResourceKind, name: String, version: u64, body: resource::Body) -> Arc<Resource> {
+    let name = ResourceName { kind: kind.into(), name };
+    Arc::new(Resource { name: Some(name), version, body: Some(body) })
+}
+
+/// Reads the name of an instance from its store key.
+#[must_use]
+pub(super) fn instance_name(key: &str) -> Option<InstanceName> {
+    let (namespace, id) = key.strip_prefix(instance::PREFIX)?.split_once('/')?;
+    Some((namespace.to_owned(), id.to_owned()))
+}
