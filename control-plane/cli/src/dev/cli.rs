@@ -1,5 +1,6 @@
 //! `weft dev up | exec | ps | down`.
 
+use crate::dev::hosts::app_binds;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -145,7 +146,7 @@ pub fn exec(args: &ExecArgs) -> anyhow::Result<()> {
     let names = Names::new(&args.mesh.mesh);
     let state = State::read(&names)?;
     let instance = find(&state, &args.app)?;
-    let binds = vec![(names.directory().join("hosts"), PathBuf::from("/etc/hosts"))];
+    let binds = app_binds(&names.directory());
     enter::run(&EnterArgs {
         netns: Some(instance.netns.clone()),
         binds,

@@ -9,10 +9,34 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// (namespace, name) of a service → its addresses.
 pub type Addresses = BTreeMap<(String, String), Vec<IpAddr>>;
+
+/// No name server: the namespaces lead to no other network, and a look-up that waits for an answer which cannot come costs
+/// programs ten seconds at their start (Python's `http.server` looks its own name up). This way it fails at once.
+const NO_RESOLVER: &str =
+    "# weft dev: no other network can be reached from here\nnameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+
+/// Makes the files that applications see in place of the host's.
+///
+/// # Errors
+/// Those of the file system.
+pub fn prepare(directory: &Path, names: &Addresses) -> io::Result<()> {
+    write(&directory.join("hosts"), &render(names))?;
+    write(&directory.join("resolv.conf"), NO_RESOLVER)
+}
+
+/// What is mounted over what for an application.
+#[must_use]
+pub fn app_binds(directory: &Path) -> Vec<(PathBuf, PathBuf)> {
+    [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf")]
+        .into_iter()
+        .filter(|(_, target)| Path::new(target).exists())
+        .map(|(file, target)| (directory.join(file), PathBuf::from(target)))
+        .collect()
+}
 
 /// The text. A bare `name` is given to the service of namespace "default", or to the only one of that name.
 #[must_use]

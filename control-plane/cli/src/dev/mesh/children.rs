@@ -1,5 +1,6 @@
 //! Starting the children of a mesh, each with the flags that an operator would give it.
 
+use crate::dev::hosts::app_binds;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -224,7 +225,7 @@ impl Mesh {
     #[must_use]
     pub fn enter_app(&self, instance: &Instance, command: Vec<String>) -> EnterArgs {
         let user = instance.user.or_else(default_user);
-        let binds = vec![(self.hosts_file(), PathBuf::from("/etc/hosts"))];
+        let binds = app_binds(&self.directory());
         EnterArgs { netns: Some(instance.netns.clone()), binds, user, parent: None, command }
     }
 

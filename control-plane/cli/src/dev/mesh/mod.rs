@@ -140,7 +140,7 @@ impl Mesh {
             self.range,
             self.directory().display()
         ));
-        hosts::write(&self.hosts_file(), &hosts::render(&self.plain_names()))?;
+        hosts::prepare(&self.directory(), &self.plain_names())?;
         if self.needs_control_plane() {
             self.start_control_plane().await?;
             progress(&format!("control plane: ready on {}", self.control_address()));
