@@ -16,6 +16,7 @@ use weft_core::fault::FaultKind;
 use weft_core::message::{RequestHead, Version};
 use weft_core::model::AppProtocol;
 use weft_core::snapshot::{EndpointTarget, PortEntry};
+use weft_core::time::Moment;
 
 use crate::dial::{Linked, dial};
 use crate::entropy::ThreadEntropy;
@@ -139,7 +140,9 @@ pub async fn forward(
         exchange.in_flight = chosen.endpoint.as_ref().map(|endpoint| InFlight::begin(Arc::clone(&endpoint.health)));
         let begun = worker.now();
         let attempt = attempt(worker, to, &chosen.key, request, interim, fresh_only).await;
-        let took = worker.now().since(begun);
+        let now = worker.now();
+        // A handshake says nothing of how fast the endpoint answers: what counts begins when there is a connection.
+        let took = now.since(attempt.sent.unwrap_or(begun));
         exchange.upstream.peer = attempt.peer;
         match attempt.outcome {
             Ok(response) => {
@@ -186,6 +189,8 @@ fn blame(fault: FaultKind, took: Duration) -> Outcome {
 
 struct Attempt {
     peer: Option<Rc<MeshPeer>>,
+    /// When there was a connection to send on.
+    sent: Option<Moment>,
     outcome: Result<Response, Failed>,
 }
 
@@ -262,10 +267,11 @@ async fn attempt_http1(
             Ok(Linked { stream, peer, expires }) => {
                 (H1Client::new(stream, worker.limits.message), shelf.lease(expires, peer))
             }
-            Err(fault) => return Attempt { peer: None, outcome: Err(Failed::unconnected(fault, request)) },
+            Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
         }
     };
     let peer = lease.peer.clone();
+    let sent = Some(worker.now());
     let spare = (reused && request.body.is_end() && is_idempotent(&request.head.method)).then(|| request.head.clone());
     if request.head.version == Version::Http10 && request.head.host().is_none() {
         // HTTP/1.1 upstream needs a Host; the destination is all that is known.
@@ -274,7 +280,7 @@ async fn attempt_http1(
     match client.send(request, interim, shelf.home(lease)).await {
         Ok(response) => {
             shelf.heard(&response.head.fields);
-            Attempt { peer, outcome: Ok(response) }
+            Attempt { peer, sent, outcome: Ok(response) }
         }
         Err(error) => {
             if reused && error.fault == FaultKind::UpstreamReset {
@@ -287,7 +293,7 @@ async fn attempt_http1(
                 }
                 (_, error) => Failed::of(error, spare),
             };
-            Attempt { peer, outcome: Err(failed) }
+            Attempt { peer, sent, outcome: Err(failed) }
         }
     }
 }
@@ -302,11 +308,12 @@ async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: Request, int
     };
     let checkout = match lane.checkout(connect).await {
         Ok(checkout) => checkout,
-        Err(fault) => return Attempt { peer: None, outcome: Err(Failed::unconnected(fault, request)) },
+        Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
     };
     if checkout.reused {
         worker.telemetry.count(Counter::PoolReused);
     }
+    let sent = Some(worker.now());
     let outcome = checkout.client.send(request, interim).await.map_err(|error| match error {
         // GOAWAY or a closed connection that this request never got onto.
         SendError { fault, unsent: true, request: Some(request) } if checkout.reused => {
@@ -314,7 +321,7 @@ async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: Request, int
         }
         error => Failed::of(error, None),
     });
-    Attempt { peer: checkout.peer, outcome }
+    Attempt { peer: checkout.peer, sent, outcome }
 }
 
 /// RFC 9110 section 9.2.2.

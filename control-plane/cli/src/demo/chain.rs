@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::hops::{self, Hop, Record, compare};
 use super::load::Connection;
@@ -15,6 +16,10 @@ use crate::dev::ready::wait_for;
 
 /// How long records may take to be written.
 const RECORDS_DEADLINE: Duration = Duration::from_secs(10);
+/// How long every instance has to answer something.
+const EVERYBODY_DEADLINE: Duration = Duration::from_secs(20);
+/// Between requests that only wait for the last instance to answer.
+const APART: Duration = Duration::from_millis(20);
 /// Failures that are described.
 const COMPLAINTS_MAX: usize = 5;
 /// A connection from `user` to the store that ends at once, so that its record is written: those of the application
@@ -45,13 +50,16 @@ impl Chain {
         Self { address }
     }
 
-    /// Sends requests one after the other on one connection each, and reads who answered.
-    ///
-    /// # Errors
-    /// None at present; failures are counted.
-    pub async fn requests(&self, count: u64) -> anyhow::Result<ChainCounts> {
+    /// Sends requests one after the other on one connection each, and reads who answered: at least `count`, and then, a
+    /// little apart, until every instance of `users` has answered or [`EVERYBODY_DEADLINE`] has passed. Balancing
+    /// prefers whoever was faster of late, so a burst need not reach everybody.
+    pub async fn requests(&self, count: u64, users: usize) -> ChainCounts {
         let mut counts = ChainCounts::default();
-        for _ in 0..count {
+        let started = Instant::now();
+        while counts.sent < count || (counts.users() < users && started.elapsed() < EVERYBODY_DEADLINE) {
+            if counts.sent >= count {
+                sleep(APART).await;
+            }
             counts.sent += 1;
             match self.request(&[]).await {
                 Ok(body) => {
@@ -64,7 +72,7 @@ impl Chain {
                 Err(_) => {}
             }
         }
-        Ok(counts)
+        counts
     }
 
     async fn request(&self, headers: &[(&str, &str)]) -> anyhow::Result<Value> {

@@ -28,6 +28,8 @@ const BLOG: &str = include_str!("../../../../deploy/examples/dev/blog.yaml");
 const PATHS: &[&str] = &["/articles/1", "/articles/2", "/articles/3"];
 /// A margin above the 200 requests per second that are promised.
 const RATE: u32 = 220;
+/// Instances of `user` in the blog.
+pub(crate) const USERS: usize = 3;
 /// Requests per second that are promised.
 const RATE_MIN: f64 = 200.0;
 /// Traffic before, between and after outages.
@@ -101,7 +103,7 @@ async fn check(mesh: &mut Mesh, address: SocketAddr) -> anyhow::Result<()> {
 async fn measure(mesh: &mut Mesh, address: SocketAddr, outages: &[Duration]) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
     let chain = Chain::new(address);
-    summary.chain = chain.requests(60).await.context("requests over the whole chain")?;
+    summary.chain = chain.requests(60, USERS).await;
     progress(&summary.chain.line());
     let traced = chain.traced(mesh).await.context("one request's trace")?;
     for hop in &traced.hops {
@@ -123,8 +125,7 @@ async fn measure(mesh: &mut Mesh, address: SocketAddr, outages: &[Duration]) -> 
     let (counts, elapsed) = load.stop().await;
     summary.traffic = Traffic::of(&counts, elapsed);
     progress(&summary.traffic.line());
-    let after = chain.requests(60).await.context("requests after the outages")?;
-    summary.after = after;
+    summary.after = chain.requests(60, USERS).await;
     let away = outages.iter().max().copied().unwrap_or_default();
     summary.judge(RATE_MIN, away);
     Ok(summary)

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::USERS;
+
 use serde::Serialize;
 
 use super::hops::Hop;
@@ -83,6 +85,12 @@ pub struct Outage {
 }
 
 impl ChainCounts {
+    /// Instances of `user` that answered something.
+    #[must_use]
+    pub fn users(&self) -> usize {
+        self.pods.keys().filter(|pod| pod.starts_with("user-")).count()
+    }
+
     /// For people.
     #[must_use]
     pub fn line(&self) -> String {
@@ -150,9 +158,9 @@ impl Summary {
                     .push(format!("{when} the outages {} of {} requests were answered", chain.succeeded, chain.sent));
                 problems.extend(chain.complaints.iter().cloned());
             }
-            let users = chain.pods.keys().filter(|pod| pod.starts_with("user-")).count();
-            if users != 3 {
-                problems.push(format!("{when} the outages {users} of 3 instances of user answered"));
+            let users = chain.users();
+            if users != USERS {
+                problems.push(format!("{when} the outages {users} of {USERS} instances of user answered"));
             }
         }
         if self.hops.len() != 3 {
