@@ -85,6 +85,15 @@ impl Conn {
         self.stream.as_ref().map_or(0, Stream::bytes_written)
     }
 
+    /// Has the kernel acknowledge what has arrived at once. A server that writes head and body apart, without TCP_NODELAY,
+    /// sends the body only when its head is acknowledged, and on a connection in use the kernel delays that by 40 ms.
+    pub(crate) fn acknowledge_now(&self) {
+        if let Some(socket) = self.stream.as_ref().and_then(Stream::socket) {
+            // Without it the response is late, not wrong.
+            socket2::SockRef::from(socket).set_tcp_quickack(true).unwrap_or_default();
+        }
+    }
+
     /// The stream, with what was read ahead pushed back. The connection is of no use afterwards.
     pub(crate) fn take_stream(&mut self) -> Option<Stream> {
         let ahead = self.read.split().freeze();

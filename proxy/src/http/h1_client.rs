@@ -208,6 +208,9 @@ impl Exchange {
         }
         let keep = persistent(sent, &head, framing);
         self.client.conn.borrow_mut().begin_body(framing);
+        if !framing.is_empty() && self.client.conn.borrow().read.is_empty() {
+            self.client.conn.borrow().acknowledge_now();
+        }
         let mut body = H1ResponseBody {
             conn: self.client.conn,
             limits: self.client.limits,
