@@ -58,7 +58,8 @@ pub fn default_socket() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/run/weft/control.sock");
     }
-    let directory = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    // As the XDG specification says: a relative path counts as unset.
+    let directory = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let runtime = directory("XDG_RUNTIME_DIR").map(|runtime| runtime.join("weft"));
     let state = directory("XDG_STATE_HOME").or_else(|| directory("HOME").map(|home| home.join(".local/state")));
     let fallback = || state.unwrap_or_else(|| PathBuf::from(".")).join("weft/weft");
