@@ -156,11 +156,13 @@ mod process {
         let refused = command(directory.path()).output().unwrap();
         assert!(!refused.status.success());
         assert!(String::from_utf8_lossy(&refused.stderr).contains("is in use by another"), "one process per state");
+        // The settings have been noted; a start with the same ones writes nothing.
+        assert!(server.get("/metrics").contains("weft_store_revision 1\n"));
         server.signal(Signal::SIGKILL);
         server.ended();
         assert!(directory.path().join("control.sock").exists(), "nobody was left to remove it");
         let server = Server::start(directory.path());
-        assert!(server.get("/metrics").contains("weft_store_revision 0\n"));
+        assert!(server.get("/metrics").contains("weft_store_revision 1\n"));
         assert_eq!(fs::read(directory.path().join("state/ca/root.pem")).unwrap(), root);
     }
 

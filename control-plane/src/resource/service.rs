@@ -254,24 +254,24 @@ fn is_dns_name(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn service(spec: &str, endpoints: Option<&str>) -> Result<ServiceSpec, String> {
+    fn service(spec: &str, endpoints: Option<&str>) -> Result<ServiceSpec, Problems> {
         let annotations = endpoints.map(|text| (STATIC_ENDPOINTS.to_owned(), text.to_owned()));
         let stored = Stored {
             spec: serde_json::from_str(spec).unwrap(),
             annotations: annotations.into_iter().collect(),
             ..Stored::default()
         };
-        read(&stored).map_err(|problems| problems.to_string())
+        read(&stored)
     }
 
     #[test]
     fn every_problem_is_named() {
         let check = |spec: &str, endpoints: Option<&str>, expected: &[&str]| {
-            let text = service(spec, endpoints).unwrap_err();
+            let problems = service(spec, endpoints).unwrap_err();
             for part in expected {
-                assert!(text.contains(part), "{text} lacks {part}");
+                assert!(problems.to_string().contains(part), "{problems} lacks {part}");
             }
-            assert_eq!(text.split("; ").count(), expected.len(), "{text}");
+            assert_eq!(problems.0.len(), expected.len(), "{problems}");
         };
         check("{}", None, &["spec.ports: must hold"]);
         check(r#"{"ports":[{"port":0},{"port":80},{"port":80}]}"#, None, &["spec.ports[0].port", "spec.ports[2].port"]);

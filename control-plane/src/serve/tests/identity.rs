@@ -229,7 +229,7 @@ async fn tokens_are_made_for_proper_names_only() {
     check("shop", "-a", 0, Err(Code::InvalidArgument)).await;
     check(&"s".repeat(64), "cart", 0, Err(Code::InvalidArgument)).await;
     check("shop", "cart", 31 * 24 * 3600, Err(Code::InvalidArgument)).await;
-    let stored = mesh.plane.store.list("").await.unwrap().entries;
+    let stored = mesh.plane.store.list("token/").await.unwrap().entries;
     assert_eq!(stored.len(), 1);
     let token = mesh.token(1).await;
     for entry in mesh.plane.store.list("").await.unwrap().entries {
