@@ -20,6 +20,7 @@ use weft_core::propagate::trace::Span;
 use weft_core::time::Moment;
 
 use crate::http::ExchangeEnd;
+use crate::runtime::drain::DrainSignal;
 use crate::runtime::worker::Worker;
 use crate::tcp::RelayEnd;
 use crate::telemetry::{AccessRecord, Direction, Gauge, Kind};
@@ -38,6 +39,8 @@ pub struct Connection {
     pub peer: Option<MeshPeer>,
     /// Our identity at that time.
     pub own: Option<SpiffeId>,
+    /// Turns on when it is to finish.
+    pub drain: DrainSignal,
 }
 
 /// Where an attempt went.

@@ -13,10 +13,9 @@ use weft_core::model::{AppProtocol, InboundMode};
 use crate::exchange::{Connection, Upstream};
 use crate::forward::Destination;
 use crate::http_path::HttpPath;
-use crate::intercept::original_dst;
 use crate::io::Stream;
 use crate::l4;
-use crate::outbound::{look, open, refuse_loop};
+use crate::outbound::{captured_from, is_http, look, open, refuse_loop, unless_drained};
 use crate::peek::{Peeked, peek};
 use crate::runtime::drain::drain;
 use crate::runtime::worker::Worker;
@@ -27,10 +26,7 @@ use crate::tls::MeshPeer;
 /// Serves one captured inbound connection to its end.
 pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
     let connection = open(&worker, downstream, Direction::Inbound);
-    let original = match original_dst(&socket) {
-        Ok(original) if !worker.is_loop(original) => original,
-        Ok(_) | Err(_) => return refuse_loop(&worker, &connection, socket),
-    };
+    let Some(original) = captured_from(&socket) else { return refuse_loop(&worker, &connection, socket) };
     let rules = &worker.shared.inbound;
     let protocol = rules.protocols.get(&original.port()).copied().unwrap_or_default();
     let mode = rules.mode;
@@ -49,11 +45,19 @@ pub async fn serve_to(
     let mut stream = Stream::plain(socket);
     let site = Site::Local { address, protocol };
     let to = Destination::Local { address, protocol };
-    let peeked = match mode {
-        InboundMode::Strict => peek(&mut stream, worker.shared.timeouts.detect).await,
-        // A declared tcp port is looked at too: mesh TLS is told from the application's own bytes only by looking.
-        InboundMode::Permissive => look(&worker, &mut stream, &undeclared(&to), &site).await,
+    let timeouts = &worker.shared.timeouts;
+    let looking = async {
+        match mode {
+            // The application is not dialled for who may not speak to it, nor where the client must speak first.
+            InboundMode::Strict => peek(&mut stream, timeouts.detect).await,
+            InboundMode::Permissive if is_http(protocol) => peek(&mut stream, timeouts.detect).await,
+            // A declared tcp port is looked at too: mesh TLS is told from the application's own bytes only by looking.
+            InboundMode::Permissive => {
+                look(&worker, &mut stream, &undeclared(&to), &site, timeouts.silence_inbound).await
+            }
+        }
     };
+    let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
     let peeked = match peeked {
         Ok(Peeked::Tls(hello)) if hello.mesh().is_some() => return mesh(worker, &connection, stream, site).await,
         other => other,
@@ -71,6 +75,10 @@ pub async fn serve_to(
         Ok(Peeked::Http1) => http(worker, connection, stream, site, false, None).await,
         Ok(Peeked::Http2) => http(worker, connection, stream, site, true, None).await,
         Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
+        Ok(Peeked::Opaque(_)) if is_http(protocol) => {
+            worker.telemetry.count(Counter::HeadRefused);
+            l4::refuse(&worker, &connection, &to.describe(), stream, FaultKind::BadRequest, None);
+        }
         Ok(Peeked::Opaque(way)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
         Err(fault) => {
             if fault == FaultKind::DetectTimeout {
@@ -122,6 +130,7 @@ fn proven(worker: &Worker, connection: &Connection, peer: MeshPeer) -> Connectio
         downstream: connection.downstream,
         peer: Some(peer),
         own: worker.connector.identity().map(|identity| identity.id.clone()),
+        drain: connection.drain.clone(),
     }
 }
 

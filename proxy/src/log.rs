@@ -38,7 +38,11 @@ pub fn start(directive: &str) -> Result<LogControl, LogError> {
     let (layer, handle) = reload::Layer::new(filter(directive)?);
     tracing_subscriber::registry()
         .with(layer)
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())),
+        )
         .try_init()
         .map_err(|error| LogError::Gone(error.to_string()))?;
     Ok(LogControl { handle, configured: directive.into() })

@@ -15,6 +15,7 @@ use crate::intercept::original_dst;
 use crate::io::Stream;
 use crate::l4::{self, Way};
 use crate::peek::{Peeked, Silence, peek, peek_speculating};
+use crate::runtime::drain::DrainSignal;
 use crate::runtime::worker::Worker;
 use crate::site::{Site, count_destination};
 use crate::telemetry::{Counter, Direction};
@@ -22,14 +23,7 @@ use crate::telemetry::{Counter, Direction};
 /// Serves one captured outbound connection to its end.
 pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
     let connection = open(&worker, downstream, Direction::Outbound);
-    let original = match original_dst(&socket) {
-        Ok(original) if !worker.is_loop(original) => original,
-        Ok(_) => return refuse_loop(&worker, &connection, socket),
-        Err(error) => {
-            tracing::debug!(%error, "no original destination");
-            return refuse_loop(&worker, &connection, socket);
-        }
-    };
+    let Some(original) = captured_from(&socket) else { return refuse_loop(&worker, &connection, socket) };
     serve_to(worker, connection, Stream::plain(socket), Site::Captured(original)).await;
 }
 
@@ -37,11 +31,15 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr
 pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site) {
     let located = site.locate(&worker).await;
     count_destination(&worker, &located);
-    let peeked = match &located {
-        Ok(to) => look(&worker, &mut stream, to, &site).await,
-        // Refused: an HTTP client is told so in its own language.
-        Err(_) => peek(&mut stream, worker.shared.timeouts.detect).await,
+    let timeouts = &worker.shared.timeouts;
+    let looking = async {
+        match &located {
+            Ok(to) => look(&worker, &mut stream, to, &site, timeouts.silence).await,
+            // Refused: an HTTP client is told so in its own language.
+            Err(_) => peek(&mut stream, timeouts.detect).await,
+        }
     };
+    let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
     match (peeked, located) {
         (Ok(Peeked::Left), _) => {}
         (Ok(Peeked::Http1), Ok(_)) => http(worker, connection, stream, site, false).await,
@@ -49,6 +47,11 @@ pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream
         (Ok(Peeked::Http1), Err(fault)) => http(worker, connection, stream, Site::Refused(fault), false).await,
         (Ok(Peeked::Http2), Err(fault)) => http(worker, connection, stream, Site::Refused(fault), true).await,
         (Ok(Peeked::Tls(_)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
+        (Ok(Peeked::Opaque(_)), Ok(to)) if is_http(to.protocol()) => {
+            // What HTTP policy cannot read must not get past it.
+            worker.telemetry.count(Counter::HeadRefused);
+            l4::refuse(&worker, &connection, &to.describe(), stream, FaultKind::BadRequest, None);
+        }
         (Ok(Peeked::Opaque(way)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
         (Ok(Peeked::Tls(_) | Peeked::Opaque(_)), Err(fault)) => {
             l4::refuse(&worker, &connection, &Upstream::default(), stream, fault, None);
@@ -69,6 +72,7 @@ pub(crate) async fn look(
     stream: &mut Stream,
     to: &Destination,
     site: &Site,
+    silence: Duration,
 ) -> Result<Peeked<Way>, FaultKind> {
     let timeouts = &worker.shared.timeouts;
     match to.protocol() {
@@ -78,7 +82,7 @@ pub(crate) async fn look(
     }
     let remembered = site.remembered_as();
     let known = remembered.is_some_and(|at| worker.first_bytes.borrow().is_server_first(at, worker.now()));
-    let silence = if known { Duration::ZERO } else { timeouts.silence };
+    let silence = if known { Duration::ZERO } else { silence };
     let dial = async { l4::open(worker, to).await.map_err(|(fault, _)| fault) };
     let (peeked, ended_by) = peek_speculating(stream, timeouts.detect, silence, dial).await?;
     if ended_by == Silence::ServerFirst {
@@ -97,7 +101,40 @@ pub(crate) async fn look(
 /// The facts of a new connection.
 pub(crate) fn open(worker: &Worker, downstream: SocketAddr, direction: Direction) -> Rc<Connection> {
     let own = worker.connector.identity().map(|identity| identity.id.clone());
-    Rc::new(Connection { direction, opened: worker.now(), downstream, peer: None, own })
+    let drain = match direction {
+        Direction::Outbound => worker.egress_drain.clone(),
+        Direction::Inbound | Direction::Gateway => worker.drain.clone(),
+    };
+    Rc::new(Connection { direction, opened: worker.now(), downstream, peer: None, own, drain })
+}
+
+/// Where a captured connection was going; `None` when it was not captured but made straight to the capture port.
+pub(crate) fn captured_from(socket: &TcpStream) -> Option<SocketAddr> {
+    let local = socket.local_addr().ok()?;
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    match original_dst(socket) {
+        Ok(original) => (original != local).then_some(original),
+        Err(error) => {
+            tracing::debug!(%error, "no original destination");
+            None
+        }
+    }
+}
+
+/// Waits for a connection's first bytes, but once it is to drain only a moment more: a client that has said nothing by
+/// then loses nothing. `None`: close it.
+pub(crate) async fn unless_drained<T>(drain: &DrainSignal, looking: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        looked = looking => Some(looked),
+        () = async { drain.draining().await; tokio::time::sleep(FIRST_BYTES_WHILE_DRAINING).await } => None,
+    }
+}
+
+/// See [`unless_drained`].
+const FIRST_BYTES_WHILE_DRAINING: Duration = Duration::from_secs(1);
+
+pub(crate) const fn is_http(protocol: AppProtocol) -> bool {
+    matches!(protocol, AppProtocol::Http1 | AppProtocol::H2c)
 }
 
 pub(crate) fn refuse_loop(worker: &Worker, connection: &Connection, socket: TcpStream) {
@@ -107,7 +144,7 @@ pub(crate) fn refuse_loop(worker: &Worker, connection: &Connection, socket: TcpS
 }
 
 async fn http(worker: Rc<Worker>, connection: Rc<Connection>, stream: Stream, site: Site, http2: bool) {
-    let drain = worker.drain.clone();
+    let drain = connection.drain.clone();
     let path = HttpPath { worker, connection, site };
     let end = path.serve(stream, http2, drain).await;
     tracing::trace!(?end, "connection ended");

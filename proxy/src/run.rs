@@ -29,7 +29,7 @@ use crate::identity::{ControlPlane, DialError, IdentityWatch, MaterialPaths, Pro
 use crate::net::{Admission, listen};
 use crate::registration::keep_registered;
 use crate::report::{Facts, dump, metrics};
-use crate::runtime::worker::{InboundRules, Shared, Timeouts};
+use crate::runtime::worker::{InboundRules, OpenConnections, Shared, Timeouts};
 use crate::runtime::{Door, Listening, Setup, start};
 use crate::telemetry::{AccessLog, Hub, LogTarget};
 
@@ -42,6 +42,9 @@ const CONNECTIONS_PER_SOURCE_MAX: usize = 32_768;
 /// From deregistering to telling connections to finish: other proxies learn within it to call elsewhere, so that none
 /// meets a closing connection.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// What the workload's own connections get, after the last request to it was answered, to finish.
+const EGRESS_REST: Duration = Duration::from_secs(5);
 
 /// How often a draining process looks whether its connections have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
@@ -195,8 +198,8 @@ impl Parts {
             resolver: self.resolver.clone(),
             identity: self.identity.clone(),
             inbound: inbound_rules(args),
-            capture_ports: capture_ports(args),
             admission: Arc::clone(&admission),
+            open: OpenConnections::default(),
             timeouts: Timeouts::default(),
             clock,
         });
@@ -215,8 +218,15 @@ impl Parts {
         });
         let process = process(&facts, &asked_to_drain, self.log.clone());
         let log = access_log(args)?;
-        let started = start(Setup { workers, listeners, shared, hub, log, instance_id: Arc::clone(&instance_id) })
-            .context("worker threads")?;
+        let started = start(Setup {
+            workers,
+            listeners,
+            shared: Arc::clone(&shared),
+            hub,
+            log,
+            instance_id: Arc::clone(&instance_id),
+        })
+        .context("worker threads")?;
         let (stop, stopping) = watch::channel(false);
         let registered = registration.map(|registration| {
             let Registration { control_plane, request } = registration;
@@ -250,8 +260,17 @@ impl Parts {
                 tokio::time::sleep(SETTLE.min(timeout)).await;
             }
             started.drain();
-            while admission.open() > 0 {
+            while shared.open.ingress.load(Ordering::Relaxed) > 0 {
                 tokio::time::sleep(DRAIN_POLL).await;
+            }
+            started.drain_egress();
+            let egress = async {
+                while shared.open.egress.load(Ordering::Relaxed) > 0 {
+                    tokio::time::sleep(DRAIN_POLL).await;
+                }
+            };
+            if tokio::time::timeout(EGRESS_REST, egress).await.is_err() {
+                tracing::info!("the workload still holds connections of its own; they end with the proxy");
             }
         };
         tokio::select! {
@@ -366,14 +385,6 @@ fn register_request(args: &RunArgs, instance_id: &str) -> RegisterRequest {
 fn inbound_rules(args: &RunArgs) -> InboundRules {
     let protocols = args.app_port.iter().map(|port| (port.port.get(), port.protocol)).collect();
     InboundRules { mode: args.inbound_mode.into(), protocols }
-}
-
-/// In static mode and at a gateway nothing is captured.
-fn capture_ports(args: &RunArgs) -> Vec<u16> {
-    if args.static_file.is_some() || args.role == Role::Gateway {
-        return Vec::new();
-    }
-    vec![args.outbound_listen.port(), args.inbound_listen.port()]
 }
 
 fn workers(args: &RunArgs) -> usize {

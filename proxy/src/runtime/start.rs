@@ -11,6 +11,7 @@ use std::num::NonZeroU16;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ use crate::{inbound, net, outbound};
 
 /// After a failed accept (descriptors have run out) a worker rests this long instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A stopping worker closes a listener when nothing has come for this long.
+const LAST_QUIET: Duration = Duration::from_millis(100);
 
 /// How often a stopping worker looks whether its connections have ended.
 const STOP_POLL: Duration = Duration::from_millis(5);
@@ -52,6 +56,13 @@ pub enum Door {
         /// Whether plaintext is accepted.
         mode: InboundMode,
     },
+}
+
+impl Door {
+    /// Whether its connections are the local workload's own.
+    const fn is_egress(&self) -> bool {
+        matches!(self, Self::Outbound | Self::Service(..))
+    }
 }
 
 /// One listener, bound once for each worker.
@@ -84,6 +95,7 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Workers {
     drain: DrainTrigger,
+    egress_drain: DrainTrigger,
     stop: watch::Sender<Option<Duration>>,
     threads: Vec<JoinHandle<()>>,
     // Dropped last, after the workers have written their records.
@@ -96,6 +108,7 @@ pub struct Workers {
 /// When a thread or its runtime cannot be made; those already started end again.
 pub fn start(setup: Setup) -> io::Result<Workers> {
     let (trigger, signal) = drain();
+    let (egress_trigger, egress_signal) = drain();
     let (stop, stopping) = watch::channel(None);
     let mut threads = Vec::with_capacity(setup.workers);
     let mut listeners: Vec<_> =
@@ -110,6 +123,7 @@ pub fn start(setup: Setup) -> io::Result<Workers> {
             log: setup.log.as_ref().map(AccessLog::handle),
             instance_id: Arc::clone(&setup.instance_id),
             drain: signal.clone(),
+            egress_drain: egress_signal.clone(),
             stopping: stopping.clone(),
         };
         let run = move || {
@@ -118,19 +132,25 @@ pub fn start(setup: Setup) -> io::Result<Workers> {
         };
         threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
     }
-    Ok(Workers { drain: trigger, stop, threads, log: setup.log })
+    Ok(Workers { drain: trigger, egress_drain: egress_trigger, stop, threads, log: setup.log })
 }
 
 impl Workers {
-    /// Tells every connection to finish. New connections are still served, and told the same.
+    /// Tells connections from others to finish. New ones are still served, and told the same.
     pub fn drain(&self) {
         self.drain.start();
+    }
+
+    /// Tells the workload's own connections to finish; as [`Workers::drain`], but last.
+    pub fn drain_egress(&self) {
+        self.egress_drain.start();
     }
 
     /// Accepts what waits, closes the listeners, waits at most `grace` for connections, ends the threads and writes the
     /// last records. Blocks.
     pub fn stop(self, grace: Duration) {
         self.drain.start();
+        self.egress_drain.start();
         self.stop.send_replace(Some(grace));
         for thread in self.threads {
             if thread.join().is_err() {
@@ -148,13 +168,14 @@ struct Seed {
     log: Option<crate::telemetry::LogHandle>,
     instance_id: Arc<str>,
     drain: DrainSignal,
+    egress_drain: DrainSignal,
     stopping: watch::Receiver<Option<Duration>>,
 }
 
 async fn work(seed: Seed, sockets: Vec<(Door, TcpListener)>) {
-    let Seed { shared, hub, log, instance_id, drain, mut stopping } = seed;
+    let Seed { shared, hub, log, instance_id, drain, egress_drain, mut stopping } = seed;
     let telemetry = Telemetry::new(&hub, log.as_ref(), instance_id, shared.clock);
-    let worker = Rc::new(Worker::new(shared, telemetry, drain));
+    let worker = Rc::new(Worker::new(shared, telemetry, drain, egress_drain));
     let open = Rc::new(Cell::new(0_usize));
     let mut accepting = Vec::new();
     for (door, socket) in sockets {
@@ -192,10 +213,10 @@ async fn accept_loop(
     let mut last = false;
     loop {
         let accepted = if last {
-            // Not a wait: what the queue holds now, and no more.
-            match listener.accept().now_or_never() {
-                Some(accepted) => accepted,
-                None => return,
+            // Closing the listener resets what waits in its queue, so it stays until nothing has come for a moment.
+            match tokio::time::timeout(LAST_QUIET, listener.accept()).await {
+                Ok(accepted) => accepted,
+                Err(_) => return,
             }
         } else {
             tokio::select! {
@@ -227,7 +248,7 @@ fn begin(worker: &Rc<Worker>, door: &Door, open: &Rc<Cell<usize>>, socket: TcpSt
         return net::reset(socket);
     };
     net::tune(&socket);
-    let open = Held::new(worker, open);
+    let open = Held::new(worker, open, door.is_egress());
     let serving = serve(Rc::clone(worker), door.clone(), socket, from);
     let worker = Rc::clone(worker);
     spawn_local(async move {
@@ -264,19 +285,28 @@ async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAd
 struct Held {
     worker: Rc<Worker>,
     open: Rc<Cell<usize>>,
+    egress: bool,
 }
 
 impl Held {
-    fn new(worker: &Rc<Worker>, open: &Rc<Cell<usize>>) -> Self {
+    fn new(worker: &Rc<Worker>, open: &Rc<Cell<usize>>, egress: bool) -> Self {
         open.set(open.get() + 1);
         worker.telemetry.gauge(Gauge::DownstreamConnections, 1);
-        Self { worker: Rc::clone(worker), open: Rc::clone(open) }
+        let held = Self { worker: Rc::clone(worker), open: Rc::clone(open), egress };
+        held.shared().fetch_add(1, Ordering::Relaxed);
+        held
+    }
+
+    fn shared(&self) -> &AtomicUsize {
+        let open = &self.worker.shared.open;
+        if self.egress { &open.egress } else { &open.ingress }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.open.set(self.open.get().saturating_sub(1));
+        self.shared().fetch_sub(1, Ordering::Relaxed);
         self.worker.telemetry.gauge(Gauge::DownstreamConnections, -1);
     }
 }

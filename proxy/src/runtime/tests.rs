@@ -19,7 +19,7 @@ use weft_core::model::{
 };
 use weft_core::snapshot::{Snapshot, apply};
 
-use super::worker::{InboundRules, Shared, Timeouts};
+use super::worker::{InboundRules, OpenConnections, Shared, Timeouts};
 use super::{Door, Listening, Setup, Workers, start};
 use crate::clock::Clock;
 use crate::feed::Resolver;
@@ -49,7 +49,7 @@ impl Proxy {
             snapshot,
             identity: tokio::sync::watch::channel(identity).1,
             inbound: InboundRules::default(),
-            capture_ports: Vec::new(),
+            open: OpenConnections::default(),
             admission: Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_MAX)),
             timeouts: Timeouts::default(),
             clock: Clock::start(),

@@ -2,9 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
@@ -36,6 +36,9 @@ pub struct Timeouts {
     pub detect: Duration,
     /// A client that is silent for this long may be waiting for its server to speak first: 10 ms.
     pub silence: Duration,
+    /// The same for plaintext toward the local application: 200 ms. Sidecars speak at once, so only clients without one
+    /// wait for it, and the application is not dialled for a mesh connection that is merely slow.
+    pub silence_inbound: Duration,
 }
 
 impl Default for Timeouts {
@@ -46,6 +49,7 @@ impl Default for Timeouts {
             handshake: Duration::from_secs(5),
             detect: Duration::from_secs(10),
             silence: Duration::from_millis(10),
+            silence_inbound: Duration::from_millis(200),
         }
     }
 }
@@ -59,6 +63,15 @@ pub struct InboundRules {
     pub protocols: HashMap<u16, AppProtocol>,
 }
 
+/// How many connections are open, apart for the two halves of a drain.
+#[derive(Debug, Default)]
+pub struct OpenConnections {
+    /// Toward the local workload, or through a gateway.
+    pub ingress: AtomicUsize,
+    /// The workload's own.
+    pub egress: AtomicUsize,
+}
+
 /// What all workers see.
 #[derive(Debug)]
 pub struct Shared {
@@ -70,10 +83,10 @@ pub struct Shared {
     pub identity: IdentityWatch,
     /// Inbound rules of a sidecar.
     pub inbound: InboundRules,
-    /// Addresses of the capture listeners: a connection whose original destination is one of them is a loop.
-    pub capture_ports: Vec<u16>,
     /// Bounds on connections.
     pub admission: Arc<Admission>,
+    /// Connections open now, over all workers.
+    pub open: OpenConnections,
     /// Time limits.
     pub timeouts: Timeouts,
     /// The clock of the process.
@@ -99,15 +112,17 @@ pub struct Worker {
     pub limits: Rc<HttpLimits>,
     /// Bounds between sidecars.
     pub mesh_limits: Rc<HttpLimits>,
-    /// Turns on when the proxy drains.
+    /// Turns on when connections from others drain.
     pub drain: DrainSignal,
+    /// Turns on when the workload's own connections drain, which is last.
+    pub egress_drain: DrainSignal,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
 }
 
 impl Worker {
     /// Must be called on the worker's own thread.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, telemetry: Telemetry, drain: DrainSignal) -> Self {
+    pub fn new(shared: Arc<Shared>, telemetry: Telemetry, drain: DrainSignal, egress_drain: DrainSignal) -> Self {
         let (identity, clock, within) = (&shared.identity, shared.clock, shared.timeouts.handshake);
         Self {
             acceptor: Acceptor::new(identity.clone(), clock, within),
@@ -119,6 +134,7 @@ impl Worker {
             snapshot: RefCell::new(Cache::new(Arc::clone(&shared.snapshot))),
             telemetry,
             drain,
+            egress_drain,
             shared,
         }
     }
@@ -133,11 +149,5 @@ impl Worker {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(self.snapshot.borrow_mut().load())
-    }
-
-    /// Whether a captured connection was made straight to a capture port.
-    #[must_use]
-    pub fn is_loop(&self, original: SocketAddr) -> bool {
-        self.shared.capture_ports.contains(&original.port())
     }
 }
