@@ -15,12 +15,12 @@ pub fn python() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// A script under `integration/scripts`, made to run by [`python`].
+/// A script under `integration/apps`, made to run by [`python`].
 ///
 /// # Errors
 /// There is no such script.
 pub fn script(name: &str) -> anyhow::Result<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("apps").join(name);
     anyhow::ensure!(path.is_file(), "no script {}", path.display());
     Ok(path)
 }
