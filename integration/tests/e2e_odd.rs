@@ -1,0 +1,116 @@
+//! HTTP/1 that is odd but legal arrives as it is; what smuggles is refused with a record (T10, T12, T14, U19).
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use weft_integration::apps::{idle_app, python, python_app, script};
+use weft_integration::assert::{record, wait_for};
+use weft_integration::mesh::{TestMesh, with_mesh};
+
+fn mesh() -> anyhow::Result<String> {
+    let server = python_app("server", &["http_app.py", "8080"], "ports: [{port: 8080, protocol: http}]")?;
+    Ok(format!("apps:\n{server}{}", idle_app("client")))
+}
+
+/// Sends bytes to the server and returns what comes back.
+async fn raw(mesh: &TestMesh, bytes: &[u8], half_close: bool) -> anyhow::Result<String> {
+    let (python, script) = (python()?.display().to_string(), script("raw.py")?.display().to_string());
+    let mut command = vec![python.as_str(), &script, "server", "8080"];
+    if half_close {
+        command.push("--half-close");
+    }
+    let client = mesh.instance("client-0")?;
+    let mut child = mesh
+        .mesh
+        .command(client, &command)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().ok_or_else(|| anyhow::anyhow!("no stdin"))?;
+    stdin.write_all(bytes).await?;
+    drop(stdin);
+    let output = tokio::time::timeout(Duration::from_secs(30), child.wait_with_output()).await??;
+    anyhow::ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn odd_but_legal() -> anyhow::Result<()> {
+    with_mesh(&mesh()?, async |mesh| {
+        let pipelined =
+            b"GET /size/3 HTTP/1.1\r\nHost: a\r\n\r\nGET /size/4 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let reply = raw(mesh, pipelined, false).await?;
+        anyhow::ensure!(reply.matches("HTTP/1.1 200").count() == 2 && reply.ends_with("xxxx"), "pipelined: {reply}");
+        let reply = raw(mesh, b"GET /slow/300 HTTP/1.1\r\nHost: a\r\n\r\n", true).await?;
+        anyhow::ensure!(reply.ends_with("slow"), "a FIN after a whole request still gets its reply: {reply}");
+        let reply = raw(mesh, b"GET /size/5 HTTP/1.0\r\n\r\n", false).await?;
+        anyhow::ensure!(reply.starts_with("HTTP/1.") && reply.ends_with("xxxxx"), "1.0 without Host: {reply}");
+        let stream = raw(mesh, b"GET /stream/3/1 HTTP/1.0\r\nHost: a\r\n\r\n", false).await?;
+        anyhow::ensure!(!stream.contains("chunked") && stream.ends_with("chunk 2\n"), "no chunks to 1.0: {stream}");
+        let chunked = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+            3;x=y\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n";
+        let reply = raw(mesh, chunked, false).await?;
+        anyhow::ensure!(
+            reply.contains("\"length\": 3") && reply.contains("X-Sum: 1"),
+            "chunked with a trailer: {reply}"
+        );
+        let expecting = b"POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+        let reply = raw(mesh, expecting, false).await?;
+        anyhow::ensure!(reply.contains("\"length\": 2"), "100-continue: {reply}");
+        let upgrade = b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: whatever\r\n\r\nhello";
+        let reply = raw(mesh, upgrade, true).await?;
+        anyhow::ensure!(reply.starts_with("HTTP/1.1 101 ") && reply.ends_with("hello"), "upgrade: {reply}");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_smuggles_is_refused_and_recorded() -> anyhow::Result<()> {
+    with_mesh(&mesh()?, async |mesh| {
+        let cases: [(&str, &str, &str); 9] = [
+            (
+                "CL and TE",
+                "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+                "400",
+            ),
+            ("two CL", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde", "400"),
+            ("obfuscated TE", "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "400"),
+            ("TE in 1.0", "POST /echo HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+            ("bare LF", "GET /echo HTTP/1.1\nHost: a\n\n", "400"),
+            ("space before colon", "GET /echo HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
+            ("two Hosts", "GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
+            ("no Host", "GET /echo HTTP/1.1\r\n\r\n", "400"),
+            ("HTTP/3.0", "GET /echo HTTP/3.0\r\nHost: a\r\n\r\n", "505"),
+        ];
+        for (name, request, status) in cases {
+            let reply = raw(mesh, request.as_bytes(), false).await?;
+            anyhow::ensure!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{name}: {reply}");
+            anyhow::ensure!(reply.to_lowercase().contains("x-weft-error: "), "{name} is explained: {reply}");
+        }
+        wait_for("a record each", Duration::from_secs(5), || async {
+            let records = mesh.records("client-0").map_err(|error| error.to_string())?;
+            let refused =
+                records.iter().filter(|one| one["fault"] == "bad_request" || one["fault"] == "version_not_supported");
+            match refused.count() {
+                9 => Ok(()),
+                other => Err(format!("{other} records")),
+            }
+        })
+        .await?;
+        let large = format!("GET /echo HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(100 << 10));
+        let reply = raw(mesh, large.as_bytes(), false).await?;
+        anyhow::ensure!(reply.starts_with("HTTP/1.1 431 "), "{}", &reply[..reply.len().min(200)]);
+        record(mesh, "client-0", &[("fault", json!("head_too_large")), ("status", json!(431))]).await?;
+        let many = format!("GET /echo HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(250));
+        let reply = raw(mesh, many.as_bytes(), false).await?;
+        anyhow::ensure!(reply.starts_with("HTTP/1.1 431 "), "{}", &reply[..reply.len().min(200)]);
+        anyhow::ensure!(
+            !mesh.records("server-0")?.iter().any(|one| one["path"] == "/echo"),
+            "nothing reached the server"
+        );
+        Ok(())
+    })
+}
