@@ -3,6 +3,8 @@
 pub mod proxies;
 mod stream;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 pub use stream::converse;
 pub use subscription::{Subscription, TooMany};
