@@ -310,6 +310,7 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
     let (store, own, tls) = (Arc::clone(store), Arc::clone(own), doors.tls.clone());
     let (tls_counts, tokens) = (Arc::clone(&doors.tls_counts), Arc::clone(&plane.tokens));
     let (issued, authority) = (Arc::clone(&plane.issued), Arc::clone(&plane.authority));
+    let (registry, proxies) = (plane.registry.clone(), plane.proxies.clone());
     plane.metrics.register(move |page: &mut Page| {
         page.gauge("weft_store_revision", "Revision of the store.", &[], store.revision().0 as f64);
         page.gauge("weft_store_keys", "Keys in the store.", &[], store.keys() as f64);
@@ -318,6 +319,17 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
         page.gauge(name, expiry, &[("certificate", "own")], own.not_after_unix_seconds() as f64);
         let root = authority.root_not_after().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         page.gauge(name, expiry, &[("certificate", "root")], root as f64);
+        page.gauge("weft_connected_proxies", "Proxies with an open Discovery stream.", &[], proxies.count() as f64);
+        let (pushes, rejected) = proxies.totals();
+        page.gauge("weft_pushes", "Updates sent to proxies since the start.", &[], pushes as f64);
+        page.gauge("weft_rejections", "Resources that proxies refused since the start.", &[], rejected as f64);
+        let (instances, services, endpoints) = registry.read(|index| {
+            let endpoints: usize = index.services().map(|(_, known)| known.endpoint_count()).sum();
+            (index.instances().count(), index.services().count(), endpoints)
+        });
+        page.gauge("weft_registered_instances", "Registered workload instances.", &[], instances as f64);
+        page.gauge("weft_services", "Services.", &[], services as f64);
+        page.gauge("weft_endpoints", "Ready endpoints of all services.", &[], endpoints as f64);
         let (name, help) = ("weft_svids_total", "Requests for SVIDs, by outcome.");
         page.counter(name, help, &[("outcome", "joined")], &issued.joined);
         page.counter(name, help, &[("outcome", "renewed")], &issued.renewed);
