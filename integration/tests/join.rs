@@ -18,7 +18,10 @@ mod join {
     use weft_core::identity::join_token::JoinToken;
     use weft_proto::v1::identity_client::IdentityClient;
     use weft_proto::v1::operator_client::OperatorClient;
-    use weft_proto::v1::{CreateTokenRequest, IssueRequest};
+    use weft_proto::v1::registry_client::RegistryClient;
+    use weft_proto::v1::{
+        CreateTokenRequest, DeregisterRequest, IssueRequest, RegisterRequest, RenewRequest, ReportReadinessRequest,
+    };
     use weft_proxy::clock::Clock;
     use weft_proxy::identity::{ControlPlane, Identity, Proof, RenewalStatus, keep_identity};
 
@@ -47,6 +50,10 @@ mod join {
         }
 
         async fn token(&self) -> JoinToken {
+            self.token_of("cart").await
+        }
+
+        async fn token_of(&self, account: &str) -> JoinToken {
             let path = self.socket.clone();
             let connect = tower::service_fn(move |_| {
                 let path = path.clone();
@@ -54,7 +61,7 @@ mod join {
             });
             let endpoint = Endpoint::from_static("http://socket");
             let mut operator = OperatorClient::new(endpoint.connect_with_connector(connect).await.unwrap());
-            let (namespace, service_account) = ("shop".to_owned(), "cart".to_owned());
+            let (namespace, service_account) = ("shop".to_owned(), account.to_owned());
             let request = CreateTokenRequest { namespace, service_account, ttl_seconds: 60, uses: 1 };
             operator.create_token(request).await.unwrap().into_inner().join_token.parse().unwrap()
         }
@@ -106,5 +113,51 @@ mod join {
         let identity = theirs.join(token).await;
         assert!(ControlPlane::new(&ours.listen).dial(&identity).await.is_err(), "roots of another mesh");
         assert!(ControlPlane::new(&theirs.listen).dial(&identity).await.is_ok());
+    }
+
+    /// Whom a call acts for is what the certificate says, never what a field says.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nobody_acts_for_another() {
+        use tonic::Code::{Ok as Fine, PermissionDenied};
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::start(directory.path(), "mesh.example").await;
+        let cart = mesh.join(mesh.token_of("cart").await).await;
+        let web = mesh.join(mesh.token_of("web").await).await;
+        let control_plane = ControlPlane::new(&mesh.listen);
+        let registry = async |identity: &Identity| RegistryClient::new(control_plane.dial(identity).await.unwrap());
+        let (mut of_cart, mut of_web) = (registry(&cart).await, registry(&web).await);
+        let instance_id = "cart-1".to_owned();
+        let register = RegisterRequest {
+            instance_id: instance_id.clone(),
+            addresses: vec!["10.1.2.3".to_owned()],
+            ..RegisterRequest::default()
+        };
+        let renew_lease = RenewRequest { instance_id: instance_id.clone() };
+        let report = ReportReadinessRequest { instance_id: instance_id.clone(), ready: true };
+        let leave = DeregisterRequest { instance_id };
+        assert_eq!(code(of_cart.register(register.clone()).await), Fine);
+        for (client, expected) in [(&mut of_web, PermissionDenied), (&mut of_cart, Fine)] {
+            assert_eq!(code(client.register(register.clone()).await), expected, "register");
+            assert_eq!(code(client.renew(renew_lease.clone()).await), expected, "renew");
+            assert_eq!(code(client.report_readiness(report.clone()).await), expected, "report");
+            assert_eq!(code(client.deregister(leave.clone()).await), expected, "deregister");
+        }
+        // A certificate for somebody else is not signed; for oneself it is.
+        for (asked, expected) in [("web", PermissionDenied), ("cart", Fine)] {
+            let mut params = CertificateParams::default();
+            let uri = format!("spiffe://mesh.example/ns/shop/sa/{asked}");
+            params.subject_alt_names = vec![rcgen::SanType::URI(uri.as_str().try_into().unwrap())];
+            let csr_der = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+            let request = IssueRequest { csr_der, join_token: String::new() };
+            let mut client = IdentityClient::new(control_plane.dial(&cart).await.unwrap());
+            assert_eq!(code(client.issue(request).await), expected, "{asked}");
+        }
+        // The operators' services are not behind this door.
+        let mut operator = OperatorClient::new(control_plane.dial(&cart).await.unwrap());
+        assert_ne!(code(operator.create_token(CreateTokenRequest::default()).await), Fine);
+    }
+
+    fn code<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> tonic::Code {
+        answer.map_or_else(|status| status.code(), |_| tonic::Code::Ok)
     }
 }
