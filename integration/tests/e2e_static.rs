@@ -51,6 +51,17 @@ mod statically {
 
     /// The example with `replaced` for what stands in it, run.
     fn proxy(directory: &Path, example: &str, replaced: &[(String, String)]) -> Running {
+        let weft_proxy = Binaries::locate().unwrap().find("weft-proxy").unwrap();
+        start(arguments(&mut Command::new(weft_proxy), directory, example, replaced, 0))
+    }
+
+    fn arguments<'a>(
+        command: &'a mut Command,
+        directory: &Path,
+        example: &str,
+        replaced: &[(String, String)],
+        status_port: u16,
+    ) -> &'a mut Command {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/static");
         let mut yaml = std::fs::read_to_string(examples.join(example)).unwrap();
         for (from, to) in replaced {
@@ -59,9 +70,15 @@ mod statically {
         }
         let file = directory.join(example);
         std::fs::write(&file, yaml).unwrap();
-        let mut command = Command::new(Binaries::locate().unwrap().find("weft-proxy").unwrap());
-        command.args(["run", "--access-log", "off", "--status-listen", "127.0.0.1:0", "--static"]).arg(&file);
-        start(command.arg("--admin-socket").arg(directory.join(format!("{example}.sock"))))
+        command.args([
+            "run",
+            "--access-log",
+            "off",
+            "--status-listen",
+            &format!("127.0.0.1:{status_port}"),
+            "--static",
+        ]);
+        command.arg(&file).arg("--admin-socket").arg(directory.join(format!("{example}.sock")))
     }
 
     fn curl(arguments: &[&str]) -> Output {
@@ -129,6 +146,43 @@ mod statically {
         }
         let counts = [one, two].map(|port| said(&[&format!("http://127.0.0.1:{port}/count")]));
         assert!(counts.iter().all(|count| count.contains("/count")), "both servers were used: {counts:?}");
+    }
+
+    #[test]
+    fn accepting_pauses_when_descriptors_run_out_and_goes_on_after() {
+        let directory = tempfile::tempdir().unwrap();
+        let [listen, one, two, status] = free_ports();
+        let _apps = [app(&["http_app.py", &one.to_string()]), app(&["http_app.py", &two.to_string()])];
+        let replaced =
+            [("127.0.0.1:8080", format!("127.0.0.1:{listen}")), ("9001", one.to_string()), ("9002", two.to_string())]
+                .map(|(from, to)| (from.to_owned(), to));
+        let mut command = Command::new("prlimit");
+        command.arg("--nofile=64:64").arg(Binaries::locate().unwrap().find("weft-proxy").unwrap());
+        let running = start(arguments(&mut command, directory.path(), "reverse-proxy.yaml", &replaced, status));
+        [one, two, listen, status].into_iter().for_each(wait_for_port);
+        let url = format!("http://127.0.0.1:{listen}/size/3");
+        assert_eq!(said(&[&url]), "xxx");
+        let held: Vec<_> = (0..120).map(|_| TcpStream::connect(("127.0.0.1", listen)).unwrap()).collect();
+        // 50 ms of rest after each failure: one that spins instead burns a core.
+        let before = cpu_ticks(running.0.id());
+        std::thread::park_timeout(Duration::from_secs(2));
+        let burnt = cpu_ticks(running.0.id()) - before;
+        assert!(burnt < 40, "{burnt} ticks of 200 while accepting was paused");
+        drop(held);
+        let started = Instant::now();
+        while !curl(&[&url]).status.success() {
+            assert!(started.elapsed() < DEADLINE, "no request is answered after the connections are gone");
+        }
+        let metrics = said(&[&format!("http://127.0.0.1:{status}/metrics")]);
+        let paused = metrics.lines().find_map(|line| line.strip_prefix("weft_accept_paused_total ")).unwrap();
+        assert_ne!(paused, "0", "the pause is counted");
+    }
+
+    /// User and system time of a process in clock ticks, of which a second has 100.
+    fn cpu_ticks(pid: u32) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use weft_core::model::decode::app_protocol;
 use weft_core::model::{AppProtocol, ServiceKey};
 
 /// `PORT[=PROTOCOL]`.
@@ -20,13 +21,8 @@ impl FromStr for AppPort {
     fn from_str(text: &str) -> Result<Self, String> {
         let (port, protocol) = text.split_once('=').unwrap_or((text, ""));
         let port = port.parse().map_err(|_| format!("{port:?} is no port (1-65535)"))?;
-        let protocol = match protocol {
-            "" => AppProtocol::Detect,
-            "http" => AppProtocol::Http1,
-            "kubernetes.io/h2c" | "grpc" | "http2" => AppProtocol::H2c,
-            "tcp" => AppProtocol::Tcp,
-            other => return Err(format!("{other:?} is no protocol; write http, kubernetes.io/h2c or tcp")),
-        };
+        let protocol = app_protocol(protocol)
+            .ok_or_else(|| format!("{protocol:?} is no protocol; write http, kubernetes.io/h2c or tcp"))?;
         Ok(Self { port, protocol })
     }
 }
