@@ -259,25 +259,29 @@ async fn attempt_http1(
         worker.telemetry.count(Counter::PoolStale);
     }
     let reused = idle.is_some();
-    let (client, lease) = if let Some(idle) = idle {
+    let (client, link) = if let Some(idle) = idle {
         worker.telemetry.count(Counter::PoolReused);
         idle
     } else {
+        let Some(slot) = shelf.reserve() else {
+            let failed = Failed { fault: FaultKind::Overload, again: Again::Elsewhere(Box::new(request)) };
+            return Attempt { peer: None, sent: None, outcome: Err(failed) };
+        };
         match dial(worker, key, MeshAlpn::Http1).await {
             Ok(Linked { stream, peer, expires }) => {
-                (H1Client::new(stream, worker.limits.message), shelf.lease(expires, peer))
+                (H1Client::new(stream, worker.limits.message), shelf.opened(slot, expires, peer))
             }
             Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
         }
     };
-    let peer = lease.peer.clone();
+    let peer = link.peer.clone();
     let sent = Some(worker.now());
     let spare = (reused && request.body.is_end() && is_idempotent(&request.head.method)).then(|| request.head.clone());
     if request.head.version == Version::Http10 && request.head.host().is_none() {
         // HTTP/1.1 upstream needs a Host; the destination is all that is known.
         request.head.authority = Some(key.address.to_string().into());
     }
-    match client.send(request, interim, shelf.home(lease)).await {
+    match client.send(request, interim, Some(link)).await {
         Ok(response) => {
             shelf.heard(&response.head.fields);
             Attempt { peer, sent, outcome: Ok(response) }

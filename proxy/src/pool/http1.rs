@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use weft_core::fields::Fields;
-use weft_core::reuse::{Life, PoolLimits, Reuse, ServerIdle, evict, may_reuse};
+use weft_core::reuse::{Life, PoolLimits, Reuse, ServerIdle, evict, may_open, may_reuse};
 use weft_core::time::Moment;
 
 use crate::clock::Clock;
@@ -27,18 +27,22 @@ pub struct Shelf {
     server: RefCell<ServerIdle>,
     idle: RefCell<VecDeque<Idle>>,
     sweeping: Cell<bool>,
+    open: Cell<usize>,
 }
 
 #[derive(Debug)]
 struct Idle {
     client: H1Client,
     since: Moment,
-    lease: Lease,
+    link: Rc<Link>,
 }
 
-/// What bounds the use of one connection.
-#[derive(Clone, Debug)]
-pub struct Lease {
+/// What is known of one connection from its opening to its end. It is also where each of its exchanges returns it to, so
+/// an exchange costs no allocation of its own.
+#[derive(Debug)]
+pub struct Link {
+    me: Weak<Self>,
+    slot: Slot,
     life: Life,
     /// Unix seconds after which the certificates it was opened with are expired.
     expires: i64,
@@ -46,16 +50,25 @@ pub struct Lease {
     pub peer: Option<Rc<MeshPeer>>,
 }
 
-/// Where one exchange's connection returns to: the shelf, with the connection's own lease.
-#[derive(Debug)]
-struct Return {
-    shelf: Rc<Shelf>,
-    lease: Lease,
+impl Home for Link {
+    fn give_back(&self, client: H1Client) {
+        if let (Some(me), Some(shelf)) = (self.me.upgrade(), self.slot.shelf.upgrade()) {
+            shelf.put(client, me);
+        }
+    }
 }
 
-impl Home for Return {
-    fn give_back(&self, client: H1Client) {
-        self.shelf.put(client, self.lease.clone());
+/// The place of one connection, opening, in use or idle, among those that the shelf may have.
+#[derive(Debug)]
+pub struct Slot {
+    shelf: Weak<Shelf>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(shelf) = self.shelf.upgrade() {
+            shelf.open.set(shelf.open.get().saturating_sub(1));
+        }
     }
 }
 
@@ -68,6 +81,7 @@ impl Shelf {
             server: RefCell::default(),
             idle: RefCell::default(),
             sweeping: Cell::new(false),
+            open: Cell::new(0),
         })
     }
 
@@ -78,34 +92,38 @@ impl Shelf {
     }
 
     /// An idle connection that is still good, and how many were found stale before it.
-    pub fn take(&self) -> (Option<(H1Client, Lease)>, u32) {
+    pub fn take(&self) -> (Option<(H1Client, Rc<Link>)>, u32) {
         let now = self.clock.now();
         let mut stale = 0;
         loop {
-            let Some(Idle { client, since, lease }) = self.idle.borrow_mut().pop_back() else { return (None, stale) };
-            let reuse = may_reuse(&self.limits, &self.server.borrow(), lease.life, since, now);
-            if reuse != Reuse::Yes || self.clock.unix_seconds() >= lease.expires {
+            let Some(Idle { client, since, link }) = self.idle.borrow_mut().pop_back() else { return (None, stale) };
+            let reuse = may_reuse(&self.limits, &self.server.borrow(), link.life, since, now);
+            if reuse != Reuse::Yes || self.clock.unix_seconds() >= link.expires {
                 continue;
             }
             if client.is_quiet() {
-                return (Some((client, lease)), stale);
+                return (Some((client, link)), stale);
             }
             stale += 1;
             self.server.borrow_mut().closed_after(now.since(since).saturating_sub(SWEEP), now);
         }
     }
 
-    /// The lease of a connection opened now. `expires`: Unix seconds, when the certificates used expire.
+    /// A place for one more connection; `None` when there are as many as may be.
     #[must_use]
-    pub fn lease(&self, expires: i64, peer: Option<Rc<MeshPeer>>) -> Lease {
-        Lease { life: Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy), expires, peer }
+    pub fn reserve(&self) -> Option<Slot> {
+        if !may_open(&self.limits, self.open.get(), 0) {
+            return None;
+        }
+        self.open.set(self.open.get() + 1);
+        Some(Slot { shelf: Weak::clone(&self.me) })
     }
 
-    /// Where a connection with this lease returns to after its exchange.
+    /// A connection opened now. `expires`: Unix seconds, when the certificates used expire.
     #[must_use]
-    pub fn home(&self, lease: Lease) -> Option<Rc<dyn Home>> {
-        let shelf = self.me.upgrade()?;
-        Some(Rc::new(Return { shelf, lease }))
+    pub fn opened(&self, slot: Slot, expires: i64, peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
+        let life = Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy);
+        Rc::new_cyclic(|me| Link { me: Weak::clone(me), slot, life, expires, peer })
     }
 
     /// Learns from a response how long its server keeps idle connections.
@@ -113,12 +131,12 @@ impl Shelf {
         self.server.borrow_mut().heard(fields);
     }
 
-    fn put(&self, client: H1Client, lease: Lease) {
+    fn put(&self, client: H1Client, link: Rc<Link>) {
         let now = self.clock.now();
-        if lease.life.is_over(now) {
+        if link.life.is_over(now) {
             return;
         }
-        self.idle.borrow_mut().push_back(Idle { client, since: now, lease });
+        self.idle.borrow_mut().push_back(Idle { client, since: now, link });
         self.evict(now);
         if !self.sweeping.replace(true)
             && let Some(me) = self.me.upgrade()
@@ -157,5 +175,23 @@ impl Shelf {
         let kept: VecDeque<_> = kept.collect();
         let newer = self.idle.replace(kept);
         self.idle.borrow_mut().extend(newer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_to_one_place_are_bounded() {
+        let limits = PoolLimits { connections_max: 2, ..PoolLimits::default() };
+        let shelf = Shelf::new(Clock::start(), limits);
+        let link = shelf.opened(shelf.reserve().unwrap(), i64::MAX, None);
+        let slot = shelf.reserve().unwrap();
+        assert!(shelf.reserve().is_none(), "one in use and one being opened are all");
+        drop(slot);
+        let again = shelf.reserve().unwrap();
+        drop((link, again));
+        assert_eq!(shelf.open.get(), 0);
     }
 }
