@@ -321,8 +321,8 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
         page.gauge(name, expiry, &[("certificate", "root")], root as f64);
         page.gauge("weft_connected_proxies", "Proxies with an open Discovery stream.", &[], proxies.count() as f64);
         let (pushes, rejected) = proxies.totals();
-        page.gauge("weft_pushes", "Updates sent to proxies since the start.", &[], pushes as f64);
-        page.gauge("weft_rejections", "Resources that proxies refused since the start.", &[], rejected as f64);
+        page.gauge("weft_updates_sent", "Updates sent to proxies since the start.", &[], pushes as f64);
+        page.gauge("weft_resources_refused", "Resources that proxies refused since the start.", &[], rejected as f64);
         let (instances, services, endpoints) = registry.read(|index| {
             let endpoints: usize = index.services().map(|(_, known)| known.endpoint_count()).sum();
             (index.instances().count(), index.services().count(), endpoints)

@@ -18,7 +18,7 @@ use weft_proto::v1::{
 
 use super::peer::Peer;
 use super::registry::unavailable;
-use crate::registry::handle::{Registry, virtual_ips};
+use crate::registry::handle::{Registry, dns_key, virtual_ips};
 use crate::resource::service::{self, Address};
 use crate::resource::{KINDS, PREFIX, Problems, Stored, key};
 use crate::shutdown::Shutdown;
@@ -74,6 +74,17 @@ impl ConfigService {
             tracing::info!(kind = %stored.kind, namespace = %stored.namespace, name = %stored.name, revision, "applied");
         }
         Ok(ApplyResponse { resource: Some(stored.to_user(revision)), outcome: outcome.into() })
+    }
+
+    /// What DNS answered for a deleted service is of no more use.
+    async fn forget_answer(&self, deleted: &Versioned) {
+        let Ok(resource) = to_user(deleted) else { return };
+        let key = ServiceKey { namespace: resource.namespace.as_str().into(), name: resource.name.as_str().into() };
+        let Ok(key) = dns_key(&key) else { return };
+        match self.store.delete(key, Expect::Any).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => tracing::warn!(%error, "DNS answer of a deleted service stays"),
+        }
     }
 
     async fn write(&self, key: Key, stored: &Stored, held: Option<&Versioned>) -> Result<Revision, Status> {
@@ -227,6 +238,7 @@ impl Config for ConfigService {
         match self.store.delete(key, Expect::Revision(held.revision)).await {
             Ok(revision) => {
                 self.registry.caught_up(revision).await;
+                self.forget_answer(&held).await;
                 tracing::info!(kind, namespace, name, revision = revision.0, "deleted");
                 Ok(Response::new(DeleteResponse {}))
             }

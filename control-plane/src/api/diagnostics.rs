@@ -21,7 +21,7 @@ use weft_proto::v1::{
 };
 
 use super::peer::Peer;
-use crate::push::proxies::Proxies;
+use crate::push::proxies::{Proxies, cut};
 use crate::registry::handle::Registry;
 use crate::shutdown::Shutdown;
 
@@ -118,8 +118,10 @@ impl Diagnostics for DiagnosticsService {
         let (deliver, chunks) = mpsc::channel(WAITING_MAX);
         attendee.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, deliver);
         let question = Question { id, message: Some(question::Message::Query(query)) };
-        if attendee.questions.send(Ok(question)).await.is_err() {
-            return Err(Status::unavailable(format!("proxy {proxy} has just left")));
+        // A proxy that does not read must not hold its asker.
+        if attendee.questions.try_send(Ok(question)).is_err() {
+            attendee.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            return Err(Status::unavailable(format!("proxy {proxy} has just left or does not read its questions")));
         }
         let (send, receive) = mpsc::channel(1);
         tokio::spawn(pass_on(id, attendee, chunks, send));
@@ -163,11 +165,15 @@ impl DiagnosticsService {
         let Some(answer::Message::Attendance(attendance)) = message else {
             return Err(Status::failed_precondition("the first message must be Attendance"));
         };
+        if !weft_core::model::decode::is_dns_label(&attendance.instance_id) {
+            return Err(Status::invalid_argument("Attendance.instance_id must be a DNS label"));
+        }
         let name = format!("{}/{}", caller.namespace(), attendance.instance_id);
         self.check_name(&caller, &name, &attendance.instance_id)?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let open = Questions::default();
-        let attendee = Attendee { id: caller, build: attendance.build, number, questions, open: Arc::clone(&open) };
+        let attendee =
+            Attendee { id: caller, build: cut(&attendance.build), number, questions, open: Arc::clone(&open) };
         self.attendees().insert(name.clone(), attendee);
         let ended = listen(answers, &open).await;
         let mut attending = self.attendees();
@@ -218,11 +224,11 @@ async fn pass_on(
             attendee.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             return;
         }
-        if gone || attendee.questions.send(say(question::Message::Grant(Grant { chunks: 1 }))).await.is_err() {
+        if gone || attendee.questions.try_send(say(question::Message::Grant(Grant { chunks: 1 }))).is_err() {
             break;
         }
     }
     attendee.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-    // The proxy may be gone already.
-    attendee.questions.send(say(question::Message::Cancel(Cancel {}))).await.unwrap_or_default();
+    // The proxy may be gone already, or so slow that it will see a full channel first; its question is bounded anyway.
+    attendee.questions.try_send(say(question::Message::Cancel(Cancel {}))).unwrap_or_default();
 }

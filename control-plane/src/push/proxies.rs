@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use weft_core::identity::spiffe::SpiffeId;
 use weft_proto::v1::Rejection;
 
+/// Characters kept of what a proxy says.
+const TEXT_CHARACTERS_MAX: usize = 256;
+
 /// Rejections remembered per proxy.
 const REJECTIONS_MAX: usize = 1000;
 
@@ -83,17 +86,24 @@ impl Seat {
             connected.rejected.remove(name);
         }
         for rejection in rejections.iter().take(REJECTIONS_MAX) {
-            let name = rejection.name.as_ref().map(|name| name.name.clone()).unwrap_or_default();
+            let name = cut(rejection.name.as_ref().map_or("", |name| &name.name));
+            let (field, reason) = (cut(&rejection.field), cut(&rejection.reason));
             tracing::warn!(
                 proxy = %connected.id, instance = %connected.instance_id, resource = %name,
-                field = %rejection.field, reason = %rejection.reason, "proxy refuses a resource"
+                field = %field, reason = %reason, "proxy refuses a resource"
             );
             if connected.rejected.len() < REJECTIONS_MAX {
-                connected.rejected.insert(name, format!("{}: {}", rejection.field, rejection.reason));
+                connected.rejected.insert(name, format!("{field}: {reason}"));
             }
         }
         self.proxies.nacks.fetch_add(rejections.len() as u64, Ordering::Relaxed);
     }
+}
+
+/// A proxy's words as they are kept and logged: bounded, and without what a terminal would obey.
+#[must_use]
+pub fn cut(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(TEXT_CHARACTERS_MAX).collect()
 }
 
 impl Drop for Seat {

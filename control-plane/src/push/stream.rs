@@ -13,7 +13,7 @@ use weft_proto::v1::{
     DiscoveryRequest, DiscoveryResponse, Hello, TrustBundle, Update, Welcome, discovery_request, discovery_response,
 };
 
-use super::proxies::{Proxies, Seat};
+use super::proxies::{Proxies, Seat, cut};
 use super::subscription::Subscription;
 use crate::registry::handle::Registry;
 use crate::shutdown::Shutdown;
@@ -42,7 +42,7 @@ pub async fn converse(
         let hello = greet(&mut incoming, &outgoing, bundle).await?;
         let subscription =
             Subscription::begin(&hello).map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        tracing::info!(proxy = %caller, instance = %hello.instance_id, build = %hello.build, "proxy connected");
+        tracing::info!(proxy = %caller, instance = %hello.instance_id, build = %cut(&hello.build), "proxy connected");
         let seat = proxies.connect(caller.clone(), hello.instance_id);
         let conversation = Conversation {
             changes: registry.changes(),
@@ -78,6 +78,9 @@ async fn greet(
     };
     if hello.protocol_version == 0 {
         return Err(Status::failed_precondition("Hello.protocol_version must be at least 1"));
+    }
+    if !hello.instance_id.is_empty() && !weft_core::model::decode::is_dns_label(&hello.instance_id) {
+        return Err(Status::invalid_argument("Hello.instance_id must be a DNS label or empty"));
     }
     let welcome =
         Welcome { protocol_version: hello.protocol_version.min(DISCOVERY_PROTOCOL_VERSION), bundle: Some(bundle) };

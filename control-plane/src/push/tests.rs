@@ -209,6 +209,25 @@ fn destinations_are_answered() {
 }
 
 #[test]
+fn a_dns_answer_serves_only_the_name_it_was_for() {
+    let mut index = index();
+    let put = |index: &mut Index, name: &str, revision: u64| {
+        let spec = serde_json::json!({"type": "ExternalName", "externalName": name, "ports": [{"port": 80}]});
+        let stored = Stored { spec, ..Stored::default() };
+        index.put_service(&key(0), service::read(&stored).unwrap(), Vec::new(), revision);
+    };
+    let endpoints = |index: &Index| index.service_resources(&key(0)).count() - 1;
+    // As at a start: the stored answer may come before or after its service.
+    index.put_resolved(&key(0), "db.example".to_owned(), vec!["192.0.2.1".parse().unwrap()]);
+    put(&mut index, "db.example", 10);
+    assert_eq!(endpoints(&index), 1);
+    put(&mut index, "other.example", 11);
+    assert_eq!(endpoints(&index), 0, "the old name's address must not serve the new one");
+    index.put_resolved(&key(0), "other.example".to_owned(), vec!["192.0.2.2".parse().unwrap(), "::2".parse().unwrap()]);
+    assert_eq!(endpoints(&index), 2);
+}
+
+#[test]
 fn the_first_update_comes_even_if_there_is_nothing() {
     let mut subscription = Subscription::begin(&Hello { protocol_version: 1, ..Hello::default() }).unwrap();
     let update = subscription.update(&index()).unwrap();

@@ -26,6 +26,9 @@ const DNS_EVERY: Duration = Duration::from_secs(10);
 /// How long a failed store is left alone.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
+/// Prefix of the last good DNS answers in the store.
+const DNS_PREFIX: &str = "dns/";
+
 /// Key under which the settings last told to proxies lie, so that their version grows when flags change.
 const MESH_KEY: &str = "mesh/settings";
 
@@ -145,7 +148,10 @@ impl Registry {
                 for name in expired {
                     tracing::info!(namespace = %name.0, instance = %name.1, "lease missed: instance removed");
                     match self.delete(&name).await {
-                        Ok(()) => self.forget(&name),
+                        Ok(()) => {
+                            let now = self.now();
+                            self.leases().forget_expired(&name, now);
+                        }
                         Err(error) => tracing::error!(%error, "instance not removed; tried again"),
                     }
                 }
@@ -192,17 +198,38 @@ impl Registry {
                 let mut addresses: Vec<IpAddr> = answers.map(|address| address.ip()).collect();
                 addresses.sort_unstable();
                 addresses.dedup();
-                let known = self.read(|index| index.resolved(key) == Some(&addresses));
-                if !known && !addresses.is_empty() {
-                    self.change(|index| index.put_resolved(key, addresses));
+                let answer = (name.to_owned(), addresses);
+                let known = self.read(|index| index.resolved(key) == Some(&answer));
+                // An empty answer is no reason to take away what was served.
+                if !known && !answer.1.is_empty() {
+                    self.note_resolved(key, &answer).await;
                 }
             }
             Err(error) => tracing::warn!(service = %key, name, %error, "DNS name not resolved; last answer stays"),
         }
     }
 
+    /// The last good answer is kept in the store: a control plane that starts while DNS is away must not take endpoints
+    /// from proxies that hold them. The index learns of it by the watch, as of everything.
+    async fn note_resolved(&self, key: &ServiceKey, answer: &(String, Vec<IpAddr>)) {
+        let noted = async {
+            let value =
+                serde_json::to_vec(answer).map_err(|error| StoreError::Corrupt { detail: error.to_string() })?;
+            self.store.put(dns_key(key)?, value.into(), Expect::Any).await
+        };
+        if let Err(error) = noted.await {
+            tracing::error!(service = %key, %error, "DNS answer not stored; tried again");
+        }
+    }
+
+    /// Removes an instance whose lease has run out, unless it was renewed or registered again meanwhile.
     async fn delete(&self, name: &InstanceName) -> Result<(), StoreError> {
-        match self.store.delete(instance::key(&name.0, &name.1)?, Expect::Any).await {
+        let key = instance::key(&name.0, &name.1)?;
+        let Some(stored) = self.store.get(&key).await? else { return Ok(()) };
+        if !self.leases().is_expired(name, self.now()) {
+            return Ok(());
+        }
+        match self.store.delete(key, Expect::Revision(stored.revision)).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -231,10 +258,7 @@ impl Registry {
             apply(&mut index, &Event::Put(entry));
         }
         index.advance(listing.revision.0);
-        self.change(|held| {
-            index.keep_resolved(held);
-            *held = index;
-        });
+        self.change(|held| *held = index);
         Ok(listing.revision)
     }
 
@@ -279,7 +303,24 @@ fn apply(index: &mut Index, event: &Event) {
             }
         }
     }
+    if let Some(key) = key.strip_prefix(DNS_PREFIX).and_then(namespaced) {
+        match event {
+            Event::Put(versioned) => match serde_json::from_slice::<(String, Vec<IpAddr>)>(&versioned.value) {
+                Ok((name, addresses)) => index.put_resolved(&key, name, addresses),
+                Err(error) => tracing::error!(service = %key, %error, "stored DNS answer is not understood"),
+            },
+            Event::Delete { .. } => index.remove_resolved(&key),
+        }
+    }
     index.advance(revision);
+}
+
+/// Where the last good DNS answer of a service lies.
+///
+/// # Errors
+/// When its name makes no store key.
+pub fn dns_key(key: &ServiceKey) -> Result<Key, StoreError> {
+    Key::new(format!("{DNS_PREFIX}{key}"))
 }
 
 fn put_resource(index: &mut Index, versioned: &Versioned) {
@@ -302,7 +343,11 @@ pub fn virtual_ips(stored: &Stored) -> Vec<IpAddr> {
 }
 
 fn service_key(key: &str) -> Option<ServiceKey> {
-    let (namespace, name) = key.strip_prefix("config/v1/Service/")?.split_once('/')?;
+    key.strip_prefix("config/v1/Service/").and_then(namespaced)
+}
+
+fn namespaced(text: &str) -> Option<ServiceKey> {
+    let (namespace, name) = text.split_once('/')?;
     Some(ServiceKey { namespace: namespace.into(), name: name.into() })
 }
 

@@ -62,7 +62,8 @@ pub struct Index {
     instances: BTreeMap<InstanceName, (Instance, u64)>,
     by_virtual_ip: HashMap<IpAddr, ServiceKey>,
     by_address: HashMap<IpAddr, BTreeSet<InstanceName>>,
-    resolved: HashMap<ServiceKey, Vec<IpAddr>>,
+    /// The DNS name asked for, and its last answer.
+    resolved: HashMap<ServiceKey, (String, Vec<IpAddr>)>,
 }
 
 impl Index {
@@ -186,23 +187,22 @@ impl Index {
         }
     }
 
-    /// DNS answered for a service. Only ever called with an answer: a failure keeps the last one.
-    pub fn put_resolved(&mut self, key: &ServiceKey, addresses: Vec<IpAddr>) {
-        self.resolved.insert(key.clone(), addresses);
+    /// DNS answered for a service that is served by `name`. Only ever called with an answer: a failure keeps the last
+    /// one. The answer for a name that the service no longer has is not used.
+    pub fn put_resolved(&mut self, key: &ServiceKey, name: String, addresses: Vec<IpAddr>) {
+        self.resolved.insert(key.clone(), (name, addresses));
         self.rebuild(key);
     }
 
-    /// What DNS last answered for a service.
-    #[must_use]
-    pub fn resolved(&self, key: &ServiceKey) -> Option<&Vec<IpAddr>> {
-        self.resolved.get(key)
+    /// The answer for a deleted service is forgotten.
+    pub fn remove_resolved(&mut self, key: &ServiceKey) {
+        self.resolved.remove(key);
     }
 
-    /// Takes over what DNS answered to an index that this one replaces.
-    pub fn keep_resolved(&mut self, held: &Self) {
-        for (key, addresses) in &held.resolved {
-            self.put_resolved(key, addresses.clone());
-        }
+    /// The DNS name last asked for a service, and its answer.
+    #[must_use]
+    pub fn resolved(&self, key: &ServiceKey) -> Option<&(String, Vec<IpAddr>)> {
+        self.resolved.get(key)
     }
 
     /// DNS names to resolve.
@@ -320,7 +320,10 @@ impl Index {
                 return;
             }
             Backing::Static(addresses) => addresses.clone(),
-            Backing::Dns(_) => self.resolved.get(key).cloned().unwrap_or_default(),
+            Backing::Dns(name) => match self.resolved.get(key) {
+                Some((asked, addresses)) if asked == name => addresses.clone(),
+                Some(_) | None => Vec::new(),
+            },
         };
         for address in addresses {
             let ports = known.spec.ports.iter().filter_map(|port| match port.target {

@@ -44,6 +44,19 @@ impl Leases {
         self.deadlines.remove(name);
     }
 
+    /// Whether a lease has run out.
+    #[must_use]
+    pub fn is_expired(&self, name: &InstanceName, now: Duration) -> bool {
+        self.deadlines.get(name).is_some_and(|deadline| *deadline <= now)
+    }
+
+    /// Forgets a lease that has run out; one that was renewed meanwhile stays.
+    pub fn forget_expired(&mut self, name: &InstanceName, now: Duration) {
+        if self.is_expired(name, now) {
+            self.deadlines.remove(name);
+        }
+    }
+
     /// Those whose lease has run out; they stay here until forgotten, so a failed removal is tried again.
     #[must_use]
     pub fn expired(&self, now: Duration) -> Vec<InstanceName> {
