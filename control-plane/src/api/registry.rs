@@ -131,13 +131,18 @@ impl Service for RegistryService {
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Result<Response<DeregisterResponse>, Status> {
         let caller = Peer::of(&request)?;
         let id = request.into_inner().instance_id;
-        if let Some((key, _, _)) = self.own(&caller, &id).await? {
-            match self.store.delete(key, Expect::Any).await {
-                Ok(revision) => self.registry.caught_up(revision).await,
+        for _ in 0..TRIES {
+            let Some((key, _, revision)) = self.own(&caller, &id).await? else { break };
+            // At the revision that was checked: what another wrote meanwhile is not this caller's to delete.
+            match self.store.delete(key, Expect::Revision(revision)).await {
+                Ok(revision) => {
+                    self.registry.caught_up(revision).await;
+                    tracing::info!(%caller, instance = %id, "deregistered");
+                    break;
+                }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(unavailable(error)),
             }
-            tracing::info!(%caller, instance = %id, "deregistered");
         }
         self.registry.forget(&(caller.namespace().to_owned(), id));
         Ok(Response::new(DeregisterResponse {}))

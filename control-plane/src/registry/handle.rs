@@ -26,6 +26,9 @@ const DNS_EVERY: Duration = Duration::from_secs(10);
 /// How long a failed store is left alone.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long a writer waits for the index to reflect its write.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
 /// Prefix of the last good DNS answers in the store.
 const DNS_PREFIX: &str = "dns/";
 
@@ -89,13 +92,19 @@ impl Registry {
         self.changed.subscribe()
     }
 
-    /// Waits until the index reflects a write, so that the writer's next read sees it.
+    /// Waits until the index reflects a write, so that the writer's next read sees it; for [`CATCH_UP`] at most, because
+    /// the write itself is done and a store whose watch is being repaired must not hold its writers.
     pub async fn caught_up(&self, revision: Revision) {
         let mut changes = self.changes();
-        while self.read(Index::revision) < revision.0 {
-            if changes.changed().await.is_err() {
-                return;
+        let catching_up = async {
+            while self.read(Index::revision) < revision.0 {
+                if changes.changed().await.is_err() {
+                    return;
+                }
             }
+        };
+        if tokio::time::timeout(CATCH_UP, catching_up).await.is_err() {
+            tracing::warn!(revision = revision.0, "index is behind the store");
         }
     }
 
