@@ -115,11 +115,28 @@ async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, s
     match alpn {
         MeshAlpn::Http1 => http(worker, connection, stream, site, false, Some(until)).await,
         MeshAlpn::Http2 => http(worker, connection, stream, site, true, Some(until)).await,
-        MeshAlpn::Tcp => {
-            if let Ok(to) = site.locate(&worker).await {
-                l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
-            }
+        MeshAlpn::Tcp => bytes(worker, connection, stream, site, until).await,
+    }
+}
+
+/// Serves the mesh's protocol for bytes. On a port declared as HTTP the peer does not choose to be spared what is done to
+/// HTTP: its bytes are looked at, and only the application's own TLS is relayed.
+async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site, until: i64) {
+    let Ok(to) = site.locate(&worker).await else { return };
+    if !is_http(to.protocol()) {
+        return l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
+    }
+    let looking = peek::<l4::Way>(&mut stream, worker.shared.timeouts.detect);
+    let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
+    match peeked {
+        Ok(Peeked::Left) => {}
+        Ok(Peeked::Http1) => http(worker, connection, stream, site, false, Some(until)).await,
+        Ok(Peeked::Http2) => http(worker, connection, stream, site, true, Some(until)).await,
+        Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
+        Ok(Peeked::Opaque(_)) => {
+            l4::refuse(&worker, &connection, &to.describe(), stream, FaultKind::BadRequest, None);
         }
+        Err(fault) => l4::refuse(&worker, &connection, &to.describe(), stream, fault, None),
     }
 }
 
