@@ -221,7 +221,14 @@ mod tests {
         assert!(ports.iter().all(|port| *port == ports[0] && *port != 0));
         let to = SocketAddr::from(([127, 0, 0, 1], ports[0]));
         connect(to, false, Duration::from_secs(1)).await.unwrap();
-        drop(listeners);
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_a_fault() {
+        // Bound and not listening: refuses, and nobody else can take the port meanwhile.
+        let held = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let to = held.local_addr().unwrap().as_socket().unwrap();
         assert_eq!(connect(to, false, Duration::from_secs(1)).await.unwrap_err(), FaultKind::ConnectFailed);
     }
 }
