@@ -53,7 +53,9 @@ pub struct ServeArgs {
         value_name = "CIDR"
     )]
     pub virtual_ranges: Vec<IpNet>,
-    /// Range in which only known addresses may be reached, besides the virtual ones. Repeat for several.
+    /// Range of workloads' addresses: only known ones may be reached in it, besides the virtual ones, and workloads may
+    /// register addresses in it that they do not call from (elsewhere only the address they call from). Repeat for
+    /// several.
     #[arg(long = "mesh-range", env = "WEFT_MESH_RANGES", value_delimiter = ',', value_name = "CIDR")]
     pub mesh_ranges: Vec<IpNet>,
     /// What a proxy does with a destination that the mesh does not know.

@@ -21,6 +21,7 @@ mod join {
     use weft_proto::v1::registry_client::RegistryClient;
     use weft_proto::v1::{
         CreateTokenRequest, DeregisterRequest, IssueRequest, RegisterRequest, RenewRequest, ReportReadinessRequest,
+        WorkloadPort,
     };
     use weft_proxy::clock::Clock;
     use weft_proxy::identity::{ControlPlane, Identity, Proof, RenewalStatus, keep_identity};
@@ -37,10 +38,11 @@ mod join {
     impl Mesh {
         async fn start(directory: &Path, trust_domain: &str) -> Self {
             let line = ["weft-control-plane", "serve", "--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"];
+            let line = line.into_iter().chain(["--mesh-range", "10.0.0.0/8"]);
             let (socket, state) = (directory.join("control.sock"), directory.join("state"));
             let (socket_text, state_text) = (socket.to_str().unwrap(), state.to_str().unwrap());
             let own = ["--socket", socket_text, "--state-dir", state_text, "--trust-domain", trust_domain];
-            let line = line.iter().chain(&own);
+            let line = line.chain(own);
             let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else { panic!("serve") };
             let (trigger, shutdown) = shutdown::channel();
             let running = serve::start(*args, shutdown).await.unwrap();
@@ -141,6 +143,22 @@ mod join {
             assert_eq!(code(client.renew(renew_lease.clone()).await), expected, "renew");
             assert_eq!(code(client.report_readiness(report.clone()).await), expected, "report");
             assert_eq!(code(client.deregister(leave.clone()).await), expected, "deregister");
+        }
+        // Nor does anybody register what another holds, or what the mesh does not vouch for.
+        let at = |id: &str, address: &str| RegisterRequest {
+            instance_id: id.to_owned(),
+            addresses: vec![address.to_owned()],
+            ports: vec![WorkloadPort { port: 80, ..WorkloadPort::default() }],
+            ..RegisterRequest::default()
+        };
+        assert_eq!(code(of_cart.register(at("cart-2", "10.1.2.4")).await), Fine);
+        for (address, expected) in [
+            ("10.1.2.4", tonic::Code::AlreadyExists),
+            ("192.0.2.1", tonic::Code::InvalidArgument),
+            ("240.240.0.1", tonic::Code::InvalidArgument),
+            ("10.1.2.5", Fine),
+        ] {
+            assert_eq!(code(of_web.register(at("web-1", address)).await), expected, "{address}");
         }
         // A certificate for somebody else is not signed; for oneself it is.
         for (asked, expected) in [("web", PermissionDenied), ("cart", Fine)] {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
-use ipnet::IpNet;
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,8 +17,10 @@ use weft_proto::v1::{
 };
 
 use super::peer::Peer;
-use super::registry::unavailable;
-use crate::registry::handle::{Registry, dns_key, virtual_ips};
+use super::registry::{behind, unavailable};
+use crate::registry::feed::{dns_key, virtual_ips};
+use crate::registry::handle::Registry;
+use crate::registry::virtual_ips::{self, Freed};
 use crate::resource::service::{self, Address};
 use crate::resource::{KINDS, PREFIX, Problems, Stored, key};
 use crate::shutdown::Shutdown;
@@ -34,19 +36,31 @@ pub struct ConfigService {
     registry: Registry,
     shutdown: Shutdown,
     /// One writer at a time, so that two services never get one virtual address.
-    writing: Arc<Mutex<()>>,
+    writing: Arc<Mutex<Written>>,
+    started: Instant,
+}
+
+/// What one writer leaves to the next.
+#[derive(Debug, Default)]
+struct Written {
+    /// The index must show this before anything is decided by it.
+    last: Revision,
+    freed: Freed,
 }
 
 impl ConfigService {
     /// Over the store and the registry.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, registry: Registry, shutdown: Shutdown) -> Self {
-        Self { store, registry, shutdown, writing: Arc::default() }
+        Self { store, registry, shutdown, writing: Arc::default(), started: Instant::now() }
     }
 
     /// Checks a resource against itself and what exists; fills in what is ours. With `keep`, writes it.
     async fn admit(&self, request: ApplyRequest, keep: bool) -> Result<ApplyResponse, Status> {
-        let _writing = self.writing.lock().await;
+        let mut writing = self.writing.lock().await;
+        if !self.registry.caught_up(writing.last).await {
+            return Err(behind());
+        }
         let user = request.resource.ok_or_else(|| Status::invalid_argument("resource: is missing"))?;
         if (user.api_version.as_str(), user.kind.as_str()) != ("v1", "Service") {
             let text =
@@ -59,9 +73,9 @@ impl ConfigService {
         let held = self.store.get(&key).await.map_err(unavailable)?;
         check_revision(user.revision, held.as_ref())?;
         let before = held.as_ref().and_then(|held| serde_json::from_slice::<Stored>(&held.value).ok());
-        let address = self.virtual_address(&stored, spec.address, before.as_ref())?;
+        let addresses = self.virtual_addresses(&stored, spec.address, before.as_ref(), &writing.freed)?;
         stored.status = serde_json::json!({
-            "virtualIPs": address.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "virtualIPs": addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
         let outcome = match &before {
             Some(before) if *before == stored => apply_response::Outcome::Unchanged,
@@ -70,10 +84,38 @@ impl ConfigService {
         };
         let mut revision = held.as_ref().map_or(0, |held| held.revision.0);
         if keep && outcome != apply_response::Outcome::Unchanged {
-            revision = self.write(key, &stored, held.as_ref()).await?.0;
+            writing.last = self.write(key, &stored, held.as_ref()).await?;
+            revision = writing.last.0;
+            let mut lost = before.as_ref().map(virtual_ips).unwrap_or_default();
+            lost.retain(|address| !addresses.contains(address));
+            writing.freed.free(&service_key(&stored), &lost, self.started.elapsed());
+            self.registry.caught_up(writing.last).await;
             tracing::info!(kind = %stored.kind, namespace = %stored.namespace, name = %stored.name, revision, "applied");
         }
         Ok(ApplyResponse { resource: Some(stored.to_user(revision)), outcome: outcome.into() })
+    }
+
+    async fn remove(&self, request: DeleteRequest) -> Result<(), Status> {
+        let DeleteRequest { api_version, kind, namespace, name, revision } = request;
+        let key = key_of(&api_version, &kind, &namespace, &name)?;
+        let mut writing = self.writing.lock().await;
+        let held = self.store.get(&key).await.map_err(unavailable)?.ok_or_else(|| absent(&key))?;
+        check_revision(revision, Some(&held))?;
+        match self.store.delete(key, Expect::Revision(held.revision)).await {
+            Ok(revision) => {
+                writing.last = revision;
+                if let Ok(deleted) = serde_json::from_slice::<Stored>(&held.value) {
+                    let addresses = virtual_ips(&deleted);
+                    writing.freed.free(&service_key(&deleted), &addresses, self.started.elapsed());
+                }
+                self.registry.caught_up(revision).await;
+                self.forget_answer(&held).await;
+                tracing::info!(kind, namespace, name, revision = revision.0, "deleted");
+                Ok(())
+            }
+            Err(error @ StoreError::Conflict { .. }) => Err(Status::aborted(error.to_string())),
+            Err(error) => Err(unavailable(error)),
+        }
     }
 
     /// What DNS answered for a deleted service is of no more use.
@@ -91,77 +133,49 @@ impl ConfigService {
         let value = serde_json::to_vec(stored).map_err(|error| Status::internal(error.to_string()))?;
         let expect = held.map_or(Expect::Absent, |held| Expect::Revision(held.revision));
         match self.store.put(key, value.into(), expect).await {
-            Ok(revision) => {
-                self.registry.caught_up(revision).await;
-                Ok(revision)
-            }
+            Ok(revision) => Ok(revision),
             Err(error @ StoreError::Conflict { .. }) => Err(Status::aborted(error.to_string())),
             Err(error @ StoreError::TooLarge { .. }) => Err(Status::invalid_argument(error.to_string())),
             Err(error) => Err(unavailable(error)),
         }
     }
 
-    /// The virtual address of a service: the one it has, the one it asks for, or a free one.
-    fn virtual_address(
+    /// The virtual addresses of a service: those it has, the one it asks for, or free ones.
+    fn virtual_addresses(
         &self,
         stored: &Stored,
         wanted: Address,
         before: Option<&Stored>,
-    ) -> Result<Option<IpAddr>, Status> {
-        let key = ServiceKey { namespace: stored.namespace.as_str().into(), name: stored.name.as_str().into() };
+        freed: &Freed,
+    ) -> Result<Vec<IpAddr>, Status> {
+        let key = service_key(stored);
         let ranges = &self.registry.settings().virtual_ranges;
-        let taken =
-            |address: IpAddr| self.registry.read(|index| index.holder(address).is_some_and(|holder| *holder != key));
-        match wanted {
-            Address::Headless => Ok(None),
-            Address::Fixed(address) => {
-                let mut problems = Problems::default();
-                if !ranges.iter().any(|range| range.contains(&address)) {
-                    problems.add("spec.clusterIP", format!("{address} is in no virtual range (--virtual-range)"));
-                } else if taken(address) {
-                    problems.add("spec.clusterIP", format!("{address} belongs to another service"));
+        self.registry.read(|index| {
+            let taken = |address: IpAddr| index.holder(address).is_some_and(|holder| *holder != key);
+            match wanted {
+                Address::Headless => Ok(Vec::new()),
+                Address::Fixed(address) => {
+                    let mut problems = Problems::default();
+                    if !ranges.iter().any(|range| range.contains(&address)) {
+                        problems.add("spec.clusterIP", format!("{address} is in no virtual range (--virtual-range)"));
+                    } else if taken(address) {
+                        problems.add("spec.clusterIP", format!("{address} belongs to another service"));
+                    }
+                    problems.into_result().map_err(|problems| refused(&problems))?;
+                    Ok(vec![address])
                 }
-                problems.into_result().map_err(|problems| refused(&problems))?;
-                Ok(Some(address))
+                Address::Virtual => {
+                    let present = before.map(virtual_ips).unwrap_or_default();
+                    let assigned = virtual_ips::assign(ranges, &key, &present, taken, freed, self.started.elapsed());
+                    assigned.map_err(|exhausted| Status::resource_exhausted(exhausted.to_string()))
+                }
             }
-            Address::Virtual => {
-                let present = before.and_then(|before| virtual_ips(before).first().copied());
-                let still_good =
-                    present.filter(|address| ranges.iter().any(|range| range.contains(address)) && !taken(*address));
-                let free = still_good.or_else(|| free_address(ranges, &key, taken));
-                free.map(Some).ok_or_else(|| {
-                    Status::resource_exhausted("no virtual address is free; give another --virtual-range")
-                })
-            }
-        }
+        })
     }
 }
 
-/// A free address, from a place in the range that depends on the name: a deleted service that is made again tends to get
-/// its old address, and an address is not given to another service at once.
-fn free_address(ranges: &[IpNet], key: &ServiceKey, taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let hash = key
-        .to_string()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    ranges.iter().find_map(|range| {
-        let (size, base) = match range {
-            IpNet::V4(net) => (1_u128 << (32 - net.prefix_len()), u128::from(u32::from(net.network()))),
-            // The first 2^32 addresses are plenty.
-            IpNet::V6(net) => (1_u128 << (128 - net.prefix_len()).min(32), u128::from(net.network())),
-        };
-        // Neither the network's own nor the broadcast address.
-        let usable = size.saturating_sub(2);
-        let start = u128::from(hash).checked_rem(usable)?;
-        (0..usable.min(1 << 20)).find_map(|step| {
-            let number = base + 1 + (start + step) % usable;
-            let address = match range {
-                IpNet::V4(_) => IpAddr::V4(u32::try_from(number).ok()?.into()),
-                IpNet::V6(_) => IpAddr::V6(number.into()),
-            };
-            (!taken(address)).then_some(address)
-        })
-    })
+fn service_key(stored: &Stored) -> ServiceKey {
+    ServiceKey { namespace: stored.namespace.as_str().into(), name: stored.name.as_str().into() }
 }
 
 fn refused(problems: &Problems) -> Status {
@@ -202,7 +216,10 @@ impl Config for ConfigService {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
         Peer::operator(&request)?;
-        Ok(Response::new(self.admit(request.into_inner(), true).await?))
+        let service = self.clone();
+        // A caller that leaves halfway must not let the next writer in before the index shows this write.
+        let admitted = tokio::spawn(async move { service.admit(request.into_inner(), true).await });
+        Ok(Response::new(admitted.await.map_err(|error| Status::internal(error.to_string()))??))
     }
 
     async fn validate(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
@@ -222,7 +239,7 @@ impl Config for ConfigService {
         Peer::operator(&request)?;
         let ListRequest { kind, namespace } = request.into_inner();
         let listing = self.store.list(PREFIX).await.map_err(unavailable)?;
-        let mut resources = listing.entries.iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
+        let mut resources: Vec<UserResource> = listing.entries.iter().filter_map(shown).collect();
         resources.retain(|resource| wanted(resource, &kind, &namespace));
         resources.sort_by(|a, b| (&a.kind, &a.namespace, &a.name).cmp(&(&b.kind, &b.namespace, &b.name)));
         Ok(Response::new(ListResponse { resources, revision: listing.revision.0 }))
@@ -230,28 +247,17 @@ impl Config for ConfigService {
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
         Peer::operator(&request)?;
-        let DeleteRequest { api_version, kind, namespace, name, revision } = request.into_inner();
-        let key = key_of(&api_version, &kind, &namespace, &name)?;
-        let _writing = self.writing.lock().await;
-        let held = self.store.get(&key).await.map_err(unavailable)?.ok_or_else(|| absent(&key))?;
-        check_revision(revision, Some(&held))?;
-        match self.store.delete(key, Expect::Revision(held.revision)).await {
-            Ok(revision) => {
-                self.registry.caught_up(revision).await;
-                self.forget_answer(&held).await;
-                tracing::info!(kind, namespace, name, revision = revision.0, "deleted");
-                Ok(Response::new(DeleteResponse {}))
-            }
-            Err(error @ StoreError::Conflict { .. }) => Err(Status::aborted(error.to_string())),
-            Err(error) => Err(unavailable(error)),
-        }
+        let service = self.clone();
+        let deleted = tokio::spawn(async move { service.remove(request.into_inner()).await });
+        deleted.await.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(DeleteResponse {}))
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         Peer::operator(&request)?;
         let WatchRequest { kind, namespace } = request.into_inner();
         let listing = self.store.list(PREFIX).await.map_err(unavailable)?;
-        let mut existing = listing.entries.iter().map(to_user).collect::<Result<Vec<_>, _>>()?;
+        let mut existing: Vec<UserResource> = listing.entries.iter().filter_map(shown).collect();
         existing.retain(|resource| wanted(resource, &kind, &namespace));
         let mut changes = self.store.watch(PREFIX, listing.revision).await.map_err(unavailable)?;
         let (send, receive) = mpsc::channel(WATCH_WAITING_MAX);
@@ -270,7 +276,7 @@ impl Config for ConfigService {
                         () = send.closed() => return None,
                     };
                     let told = match next {
-                        Ok(change) => told(&change, &kind, &namespace),
+                        Ok(change) => told(&change, &kind, &namespace).map(Ok),
                         Err(error) => Some(Err(Status::aborted(format!("watch again: {error}")))),
                     };
                     let Some(told) = told else { continue };
@@ -294,18 +300,23 @@ fn event(event: watch_event::Event, revision: u64) -> WatchEvent {
     WatchEvent { event: Some(event), revision }
 }
 
-fn told(change: &Event, kind: &str, namespace: &str) -> Option<Result<WatchEvent, Status>> {
-    match change {
-        Event::Put(versioned) => match to_user(versioned) {
-            Ok(resource) if wanted(&resource, kind, namespace) => {
-                Some(Ok(event(watch_event::Event::Upserted(resource), versioned.revision.0)))
-            }
-            Ok(_) => None,
-            Err(status) => Some(Err(status)),
-        },
-        Event::Delete { key, revision } => {
-            let resource = named(key)?;
-            wanted(&resource, kind, namespace).then(|| Ok(event(watch_event::Event::Deleted(resource), revision.0)))
+fn told(change: &Event, kind: &str, namespace: &str) -> Option<WatchEvent> {
+    let (resource, told): (_, fn(UserResource) -> _) = match change {
+        Event::Put(versioned) => (shown(versioned)?, watch_event::Event::Upserted),
+        Event::Delete { key, .. } => (named(key)?, watch_event::Event::Deleted),
+    };
+    wanted(&resource, kind, namespace).then(|| event(told(resource), change.revision().0))
+}
+
+/// A resource as stored, or where it cannot be read its name and why: one such must not hide the others.
+fn shown(versioned: &Versioned) -> Option<UserResource> {
+    match to_user(versioned) {
+        Ok(resource) => Some(resource),
+        Err(status) => {
+            tracing::error!(status = status.message(), "shown by its name only");
+            let problem = serde_json::json!({ "problem": status.message() });
+            let revision = versioned.revision.0;
+            Some(UserResource { status_json: problem.to_string(), revision, ..named(&versioned.key)? })
         }
     }
 }
@@ -313,9 +324,14 @@ fn told(change: &Event, kind: &str, namespace: &str) -> Option<Result<WatchEvent
 /// What a store key says of the resource that lay there.
 fn named(key: &Key) -> Option<UserResource> {
     let mut parts = key.as_str().strip_prefix(PREFIX)?.splitn(4, '/');
-    let (api_version, kind) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+    let (api_version, kind) = (api_version(parts.next()?), parts.next()?.to_owned());
     let (namespace, name) = (parts.next()?.to_owned(), parts.next()?.to_owned());
     Some(UserResource { api_version, kind, namespace, name, ..UserResource::default() })
+}
+
+/// Undoes what [`key`] did to the slash of a group.
+fn api_version(part: &str) -> String {
+    part.rsplit_once('.').map_or_else(|| part.to_owned(), |(group, version)| format!("{group}/{version}"))
 }
 
 #[cfg(test)]
@@ -323,18 +339,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_stable_free_and_run_out() {
-        let ranges = ["10.9.0.0/29".parse().unwrap()];
-        let key = |name: &str| ServiceKey { namespace: "n".into(), name: name.into() };
-        let mut given = Vec::new();
-        for name in ["a", "b", "c", "d", "e", "f"] {
-            let address = free_address(&ranges, &key(name), |address| given.contains(&address)).unwrap();
-            assert!(!given.contains(&address));
-            given.push(address);
-        }
-        assert_eq!(free_address(&ranges, &key("g"), |address| given.contains(&address)), None);
-        let again = free_address(&ranges, &key("a"), |_| false);
-        assert_eq!(again, Some(given[0]));
-        assert!(!given.iter().any(|address| ["10.9.0.0", "10.9.0.7"].contains(&address.to_string().as_str())));
+    fn a_store_key_names_its_resource() {
+        let check = |version: &str, kind: &str| {
+            let named = named(&key(version, kind, "shop", "cart").unwrap()).unwrap();
+            assert_eq!((named.api_version.as_str(), named.kind.as_str()), (version, kind));
+            assert_eq!((named.namespace.as_str(), named.name.as_str()), ("shop", "cart"));
+        };
+        check("v1", "Service");
+        check("gateway.networking.k8s.io/v1", "HTTPRoute");
+        check("weft.dev/v1alpha1", "Policy");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_shown_by_its_name() {
+        let key = key("v1", "Service", "shop", "cart").unwrap();
+        let resource = shown(&Versioned { key, value: "{".into(), revision: Revision(7) }).unwrap();
+        assert_eq!((resource.name.as_str(), resource.revision), ("cart", 7));
+        assert!(resource.status_json.contains("is not understood"), "{}", resource.status_json);
     }
 }

@@ -66,18 +66,26 @@ impl DiagnosticsService {
         self.attending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An instance that somebody else registered cannot be spoken for; one that nobody registered (a gateway) can, but
-    /// not under a name that another identity attends with.
-    fn check_name(&self, caller: &SpiffeId, name: &str, instance_id: &str) -> Result<(), Status> {
-        let owned = self.registry.read(|index| {
-            index.instance(caller.namespace(), instance_id).is_none_or(|instance| instance.belongs_to(caller))
-        });
-        let free = self.attendees().get(name).is_none_or(|attendee| attendee.id == *caller);
-        if owned && free {
-            return Ok(());
+    /// Takes a name for a stream. An instance that somebody else registered cannot be spoken for; one that nobody
+    /// registered (a gateway) can, but not under a name that another identity attends with.
+    fn take_seat(&self, name: &str, instance_id: &str, attendee: Attendee) -> Result<(), Status> {
+        let caller = attendee.id.clone();
+        let owned = self
+            .registry
+            .read(|index| index.instance(caller.namespace(), instance_id).map(|instance| instance.belongs_to(&caller)));
+        let mut attending = self.attendees();
+        // Who registered the name throws out who did not.
+        let free = owned == Some(true) || attending.get(name).is_none_or(|other| other.id == caller);
+        if owned == Some(false) || !free {
+            tracing::warn!(%caller, name, "refused: attends as another's instance");
+            return Err(Status::permission_denied(format!("instance {instance_id} belongs to another identity")));
         }
-        tracing::warn!(%caller, name, "refused: attends as another's instance");
-        Err(Status::permission_denied(format!("instance {instance_id} belongs to another identity")))
+        if let Some(former) = attending.insert(name.to_owned(), attendee).filter(|former| former.id != caller) {
+            let status = Status::permission_denied("the instance of this name belongs to another identity");
+            // One that does not read finds out by its stream's end.
+            former.questions.try_send(Err(status)).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
@@ -169,12 +177,11 @@ impl DiagnosticsService {
             return Err(Status::invalid_argument("Attendance.instance_id must be a DNS label"));
         }
         let name = format!("{}/{}", caller.namespace(), attendance.instance_id);
-        self.check_name(&caller, &name, &attendance.instance_id)?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed) + 1;
         let open = Questions::default();
         let attendee =
             Attendee { id: caller, build: cut(&attendance.build), number, questions, open: Arc::clone(&open) };
-        self.attendees().insert(name.clone(), attendee);
+        self.take_seat(&name, &attendance.instance_id, attendee)?;
         let ended = listen(answers, &open).await;
         let mut attending = self.attendees();
         // A proxy that came back has taken the name over.

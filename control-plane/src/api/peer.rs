@@ -4,7 +4,7 @@
 //! no field of a message and no header can change it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use tonic::{Request, Status};
@@ -64,6 +64,17 @@ impl Peer {
             return Err(Status::unauthenticated("the client certificate has expired"));
         }
         Ok(svid.spiffe_id.clone())
+    }
+
+    /// The IP address that the caller's connection comes from, `None` at the operators' socket.
+    ///
+    /// # Errors
+    /// As [`Peer::any`].
+    pub fn source<T>(request: &Request<T>) -> Result<Option<IpAddr>, Status> {
+        Ok(match Self::any(request)?.addr {
+            PeerAddr::Tcp(addr) => Some(addr.ip().to_canonical()),
+            PeerAddr::Socket { .. } => None,
+        })
     }
 
     /// That the caller came through the operators' socket.

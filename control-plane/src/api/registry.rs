@@ -1,5 +1,9 @@
 //! `Registry`: workload instances come and go.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, async_trait};
 use weft_core::identity::spiffe::SpiffeId;
 use weft_proto::v1::registry_server::Registry as Service;
@@ -9,6 +13,7 @@ use weft_proto::v1::{
 };
 
 use super::peer::Peer;
+use crate::registry::claim::{self, Proof, Refusal};
 use crate::registry::handle::Registry;
 use crate::registry::instance::{self, Instance};
 use crate::store::{Expect, Key, Revision, Store, StoreError};
@@ -19,16 +24,19 @@ const TRIES: usize = 5;
 /// The service.
 #[derive(Clone, Debug)]
 pub struct RegistryService {
-    store: std::sync::Arc<dyn Store>,
+    store: Arc<dyn Store>,
     registry: Registry,
     lease_seconds: u32,
+    /// One registration at a time: what it is checked against must still be so when it is written. Holds the revision of
+    /// the last one.
+    claiming: Arc<Mutex<Revision>>,
 }
 
 impl RegistryService {
     /// Over the store and the registry.
     #[must_use]
-    pub fn new(store: std::sync::Arc<dyn Store>, registry: Registry, lease_seconds: u32) -> Self {
-        Self { store, registry, lease_seconds }
+    pub fn new(store: Arc<dyn Store>, registry: Registry, lease_seconds: u32) -> Self {
+        Self { store, registry, lease_seconds, claiming: Arc::default() }
     }
 
     /// The stored instance, if it is the caller's.
@@ -46,6 +54,58 @@ impl RegistryService {
         Ok(Some((key, held, stored.revision)))
     }
 
+    async fn admit(&self, caller: &SpiffeId, fresh: Instance, proof: &Proof) -> Result<(), Status> {
+        let mut last = self.claiming.lock().await;
+        if !self.registry.caught_up(*last).await {
+            return Err(behind());
+        }
+        let displaced = self.registry.read(|index| claim::check(index, &fresh, proof)).map_err(|refusal| {
+            tracing::warn!(%caller, instance = %fresh.id, %refusal, "refused: registration");
+            refused(&refusal)
+        })?;
+        let name = (fresh.namespace.clone(), fresh.id.clone());
+        let key = instance::key(&name.0, &name.1).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        for _ in 0..TRIES {
+            let held = self.own(caller, &fresh.id).await?;
+            for (namespace, id) in &displaced {
+                tracing::warn!(%caller, instance = %fresh.id, displaced = %format!("{namespace}/{id}"), "takes over an address");
+                self.displace(namespace, id).await?;
+            }
+            let (expect, instance) = match &held {
+                // A proxy that comes back after an outage must not look not-ready in between.
+                Some((_, held, revision)) => (
+                    Expect::Revision(*revision),
+                    Instance { ready: held.ready && held.addresses == fresh.addresses, ..fresh.clone() },
+                ),
+                None => (Expect::Absent, fresh.clone()),
+            };
+            let was_ending = self.registry.begin_lease(name.clone());
+            // All proxies register again after a restart of the control plane: what is known costs no write.
+            if !was_ending && held.is_some_and(|(_, held, _)| held == instance) {
+                return Ok(());
+            }
+            match self.write(key.clone(), &instance, expect).await {
+                Ok(revision) => {
+                    tracing::info!(%caller, instance = %instance.id, "registered");
+                    *last = revision;
+                    self.registry.caught_up(revision).await;
+                    return Ok(());
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        Err(Status::aborted("the instance is being changed by somebody else"))
+    }
+
+    /// Removes an instance whose address somebody else has proven to hold.
+    async fn displace(&self, namespace: &str, id: &str) -> Result<(), Status> {
+        let key = instance::key(namespace, id).map_err(|error| Status::internal(error.to_string()))?;
+        self.store.delete(key, Expect::Any).await.map_err(unavailable)?;
+        self.registry.forget(&(namespace.to_owned(), id.to_owned()));
+        Ok(())
+    }
+
     async fn write(&self, key: Key, instance: &Instance, expect: Expect) -> Result<Revision, StoreError> {
         let value = serde_json::to_vec(instance).map_err(|error| StoreError::Corrupt { detail: error.to_string() })?;
         self.store.put(key, value.into(), expect).await
@@ -56,31 +116,15 @@ impl RegistryService {
 impl Service for RegistryService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
         let caller = Peer::of(&request)?;
+        let source = Peer::source(&request)?;
         let fresh = Instance::register(request.into_inner(), &caller)
             .map_err(|problems| Status::invalid_argument(problems.to_string()))?;
-        let name = (fresh.namespace.clone(), fresh.id.clone());
-        for _ in 0..TRIES {
-            let (expect, instance) = match self.own(&caller, &fresh.id).await? {
-                // A proxy that comes back after an outage must not look not-ready in between.
-                Some((_, held, revision)) => (
-                    Expect::Revision(revision),
-                    Instance { ready: held.ready && held.addresses == fresh.addresses, ..fresh.clone() },
-                ),
-                None => (Expect::Absent, fresh.clone()),
-            };
-            let key = instance::key(&name.0, &name.1).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            self.registry.renew(name.clone());
-            match self.write(key, &instance, expect).await {
-                Ok(revision) => {
-                    tracing::info!(%caller, instance = %instance.id, "registered");
-                    self.registry.caught_up(revision).await;
-                    return Ok(Response::new(RegisterResponse { lease_seconds: self.lease_seconds }));
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                Err(error) => return Err(unavailable(error)),
-            }
-        }
-        Err(Status::aborted("the instance is being changed by somebody else"))
+        let proof = proof(source, &fresh.addresses);
+        let service = self.clone();
+        // A caller that leaves halfway must not let the next registration in before this one is seen by the index.
+        let admitted = tokio::spawn(async move { service.admit(&caller, fresh, &proof).await });
+        admitted.await.map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(RegisterResponse { lease_seconds: self.lease_seconds }))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
@@ -98,7 +142,9 @@ impl Service for RegistryService {
             }
             None => return Err(Status::not_found(format!("instance {id} is not registered"))),
         }
-        self.registry.renew((caller.namespace().to_owned(), id));
+        if !self.registry.renew((caller.namespace().to_owned(), id.clone())) {
+            return Err(Status::not_found(format!("the lease of instance {id} has run out")));
+        }
         Ok(Response::new(RenewResponse { lease_seconds: self.lease_seconds }))
     }
 
@@ -147,6 +193,30 @@ impl Service for RegistryService {
         self.registry.forget(&(caller.namespace().to_owned(), id));
         Ok(Response::new(DeregisterResponse {}))
     }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Addresses(_) => Status::invalid_argument(refusal.to_string()),
+        Refusal::Held { .. } => Status::already_exists(refusal.to_string()),
+        Refusal::TooMany => Status::resource_exhausted(refusal.to_string()),
+    }
+}
+
+/// A caller holds the address it calls from; one that calls over loopback holds those of this machine.
+fn proof(from: Option<IpAddr>, claimed: &[IpAddr]) -> Proof {
+    let holds = |address: &IpAddr| {
+        from == Some(*address) || (from.is_some_and(|from| from.is_loopback()) && is_of_this_machine(*address))
+    };
+    Proof { from, held: claimed.iter().copied().filter(holds).collect() }
+}
+
+fn is_of_this_machine(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
+pub(super) fn behind() -> Status {
+    Status::unavailable("the index is behind the store and nothing can be checked; try again")
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "used as a conversion")]

@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use weft_core::model::ServiceKey;
 use weft_proto::v1::OutboundMode;
 
+use super::feed::{self, dns_key};
 use super::index::{Index, InstanceName, Settings, instance_name};
-use super::instance::{self, Instance};
+use super::instance;
 use super::lease::Leases;
 use crate::bootstrap::{self, ServeArgs};
-use crate::resource::{self, Stored, service};
 use crate::shutdown::Shutdown;
-use crate::store::{Event, Expect, Key, Revision, Store, StoreError, Versioned};
+use crate::store::{Event, Expect, Key, Revision, Store, StoreError};
 
 /// How often leases are looked at.
 const LEASE_LOOK: Duration = Duration::from_millis(500);
@@ -28,9 +28,6 @@ const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long a writer waits for the index to reflect its write.
 const CATCH_UP: Duration = Duration::from_secs(2);
-
-/// Prefix of the last good DNS answers in the store.
-const DNS_PREFIX: &str = "dns/";
 
 /// Key under which the settings last told to proxies lie, so that their version grows when flags change.
 const MESH_KEY: &str = "mesh/settings";
@@ -50,7 +47,7 @@ impl Registry {
     /// Loads everything from the store. Nothing is answered from a half-loaded index: it exists only when whole.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// When the store cannot be read, or holds an entry that this build does not understand.
     pub async fn load(store: Arc<dyn Store>, args: &ServeArgs) -> Result<(Self, Revision), StoreError> {
         let settings = settings(args);
         let mesh_version = mesh_version(&*store, &settings).await?;
@@ -62,14 +59,14 @@ impl Registry {
             settings,
             store,
         };
-        let from = registry.reload().await?;
+        let from = registry.reload(true).await?;
         let now = registry.now();
         let names: Vec<InstanceName> = registry.read(|index| {
             index.instances().map(|instance| (instance.namespace.clone(), instance.id.clone())).collect()
         });
         let mut leases = registry.leases();
         for name in names {
-            leases.restore(name, now);
+            leases.adopt(name, now);
         }
         drop(leases);
         Ok((registry, from))
@@ -93,8 +90,9 @@ impl Registry {
     }
 
     /// Waits until the index reflects a write, so that the writer's next read sees it; for [`CATCH_UP`] at most, because
-    /// the write itself is done and a store whose watch is being repaired must not hold its writers.
-    pub async fn caught_up(&self, revision: Revision) {
+    /// the write itself is done and a store whose watch is being repaired must not hold its writers. False when it is
+    /// still behind: nothing may be decided by what it shows.
+    pub async fn caught_up(&self, revision: Revision) -> bool {
         let mut changes = self.changes();
         let catching_up = async {
             while self.read(Index::revision) < revision.0 {
@@ -103,15 +101,24 @@ impl Registry {
                 }
             }
         };
-        if tokio::time::timeout(CATCH_UP, catching_up).await.is_err() {
+        let caught_up = tokio::time::timeout(CATCH_UP, catching_up).await.is_ok();
+        if !caught_up {
             tracing::warn!(revision = revision.0, "index is behind the store");
         }
+        caught_up
     }
 
-    /// Extends a lease.
-    pub fn renew(&self, name: InstanceName) {
+    /// Gives an instance a lease. True when it was about to be removed, which only a write to the store stops.
+    pub fn begin_lease(&self, name: InstanceName) -> bool {
         let now = self.now();
-        self.leases().renew(name, now);
+        self.leases().register(name, now)
+    }
+
+    /// Extends a lease. False when it has run out and the instance is being removed.
+    #[must_use]
+    pub fn renew(&self, name: InstanceName) -> bool {
+        let now = self.now();
+        self.leases().renew(name, now)
     }
 
     /// Ends a lease.
@@ -129,7 +136,7 @@ impl Registry {
                     Err(error) => tracing::warn!(%error, "store watch interrupted; reading everything again"),
                 }
                 loop {
-                    match self.reload().await {
+                    match self.reload(false).await {
                         Ok(revision) => {
                             from = revision;
                             break;
@@ -153,14 +160,11 @@ impl Registry {
         let expiring = async {
             loop {
                 tokio::time::sleep(LEASE_LOOK).await;
-                let expired = self.leases().expired(self.now());
-                for name in expired {
-                    tracing::info!(namespace = %name.0, instance = %name.1, "lease missed: instance removed");
+                let now = self.now();
+                let ending = self.leases().end(now);
+                for name in ending {
                     match self.delete(&name).await {
-                        Ok(()) => {
-                            let now = self.now();
-                            self.leases().forget_expired(&name, now);
-                        }
+                        Ok(()) => self.leases().forget_ended(&name),
                         Err(error) => tracing::error!(%error, "instance not removed; tried again"),
                     }
                 }
@@ -231,15 +235,20 @@ impl Registry {
         }
     }
 
-    /// Removes an instance whose lease has run out, unless it was renewed or registered again meanwhile.
+    /// Removes an instance whose lease has run out, unless it was registered again meanwhile. A registration clears the
+    /// mark before it writes: either the mark is gone here, or the write makes this deletion a conflict.
     async fn delete(&self, name: &InstanceName) -> Result<(), StoreError> {
         let key = instance::key(&name.0, &name.1)?;
         let Some(stored) = self.store.get(&key).await? else { return Ok(()) };
-        if !self.leases().is_expired(name, self.now()) {
+        if !self.leases().is_ending(name) {
             return Ok(());
         }
         match self.store.delete(key, Expect::Revision(stored.revision)).await {
-            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Ok(_) => {
+                tracing::info!(namespace = %name.0, instance = %name.1, "lease missed: instance removed");
+                Ok(())
+            }
+            Err(StoreError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -249,7 +258,11 @@ impl Registry {
         loop {
             let event = watch.next().await;
             let event = event.map_err(|error| StoreError::Unavailable { detail: error.to_string() })?;
-            self.change(|index| apply(index, &event));
+            self.change(|index| {
+                if let Err(misread) = feed::apply(index, &event) {
+                    tracing::error!(%misread, "what was known stays in force");
+                }
+            });
             if let Event::Put(versioned) = &event
                 && let Some(name) = instance_name(versioned.key.as_str())
             {
@@ -259,15 +272,29 @@ impl Registry {
         }
     }
 
-    async fn reload(&self) -> Result<Revision, StoreError> {
+    /// Reads everything into a new index and puts it in force. An entry that this build cannot read is an error when the
+    /// process starts, and later keeps what was known: a list never shrinks because something could not be read.
+    async fn reload(&self, starting: bool) -> Result<Revision, StoreError> {
         let listing = self.store.list("").await?;
         let mesh_version = mesh_version(&*self.store, &self.settings).await?;
         let mut index = Index::new(self.settings.clone(), mesh_version);
+        let mut misread = Vec::new();
         for entry in listing.entries {
-            apply(&mut index, &Event::Put(entry));
+            misread.extend(feed::apply(&mut index, &Event::Put(entry)).err());
+        }
+        if starting && let Some(first) = misread.first() {
+            let others = misread.len() - 1;
+            let detail = format!("{first} ({others} others). {}", feed::REMEDY);
+            return Err(StoreError::Corrupt { detail });
         }
         index.advance(listing.revision.0);
-        self.change(|held| *held = index);
+        self.change(|held| {
+            for misread in &misread {
+                tracing::error!(%misread, "what was known stays in force");
+                feed::keep(&mut index, held, misread.key.as_str());
+            }
+            *held = index;
+        });
         Ok(listing.revision)
     }
 
@@ -287,77 +314,6 @@ impl Registry {
     fn now(&self) -> Duration {
         self.started.elapsed()
     }
-}
-
-/// Feeds one event of the store to the index. An entry that cannot be read keeps what was known and is reported.
-fn apply(index: &mut Index, event: &Event) {
-    let key = event.key().as_str();
-    let revision = event.revision().0;
-    if key.starts_with(instance::PREFIX) {
-        match (event, instance_name(key)) {
-            (Event::Put(versioned), _) => match serde_json::from_slice::<Instance>(&versioned.value) {
-                Ok(instance) => index.put_instance(instance, revision),
-                Err(error) => tracing::error!(key, %error, "stored instance is not understood"),
-            },
-            (Event::Delete { .. }, Some(name)) => index.remove_instance(&name, revision),
-            (Event::Delete { .. }, None) => {}
-        }
-    } else if key.starts_with(resource::PREFIX) {
-        match event {
-            Event::Put(versioned) => put_resource(index, versioned),
-            Event::Delete { .. } => {
-                if let Some(key) = service_key(key) {
-                    index.remove_service(&key, revision);
-                }
-            }
-        }
-    }
-    if let Some(key) = key.strip_prefix(DNS_PREFIX).and_then(namespaced) {
-        match event {
-            Event::Put(versioned) => match serde_json::from_slice::<(String, Vec<IpAddr>)>(&versioned.value) {
-                Ok((name, addresses)) => index.put_resolved(&key, name, addresses),
-                Err(error) => tracing::error!(service = %key, %error, "stored DNS answer is not understood"),
-            },
-            Event::Delete { .. } => index.remove_resolved(&key),
-        }
-    }
-    index.advance(revision);
-}
-
-/// Where the last good DNS answer of a service lies.
-///
-/// # Errors
-/// When its name makes no store key.
-pub fn dns_key(key: &ServiceKey) -> Result<Key, StoreError> {
-    Key::new(format!("{DNS_PREFIX}{key}"))
-}
-
-fn put_resource(index: &mut Index, versioned: &Versioned) {
-    let Some(key) = service_key(versioned.key.as_str()) else { return };
-    let read = serde_json::from_slice::<Stored>(&versioned.value)
-        .map_err(|error| error.to_string())
-        .and_then(|stored| Ok((service::read(&stored).map_err(|problems| problems.to_string())?, stored)));
-    match read {
-        Ok((spec, stored)) => index.put_service(&key, spec, virtual_ips(&stored), versioned.revision.0),
-        Err(error) => tracing::error!(key = %versioned.key, error, "stored service is not understood"),
-    }
-}
-
-/// Virtual IPs as the control plane noted them in the status.
-#[must_use]
-pub fn virtual_ips(stored: &Stored) -> Vec<IpAddr> {
-    let noted = stored.status.get("virtualIPs").and_then(serde_json::Value::as_array);
-    let texts = noted.into_iter().flatten().filter_map(serde_json::Value::as_str);
-    texts.filter_map(|text| text.parse().ok()).collect()
-}
-
-fn service_key(key: &str) -> Option<ServiceKey> {
-    key.strip_prefix("config/v1/Service/").and_then(namespaced)
-}
-
-fn namespaced(text: &str) -> Option<ServiceKey> {
-    let (namespace, name) = text.split_once('/')?;
-    Some(ServiceKey { namespace: namespace.into(), name: name.into() })
 }
 
 fn settings(args: &ServeArgs) -> Settings {

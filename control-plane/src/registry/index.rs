@@ -38,7 +38,8 @@ pub struct Known {
     pub spec: ServiceSpec,
     /// Its virtual addresses.
     pub virtual_ips: Vec<IpAddr>,
-    revision: u64,
+    /// Revision it was written at.
+    pub revision: u64,
     resource: Arc<Resource>,
     /// By endpoint id.
     endpoints: BTreeMap<String, Arc<Resource>>,
@@ -62,6 +63,8 @@ pub struct Index {
     instances: BTreeMap<InstanceName, (Instance, u64)>,
     by_virtual_ip: HashMap<IpAddr, ServiceKey>,
     by_address: HashMap<IpAddr, BTreeSet<InstanceName>>,
+    /// How many instances an identity has, by namespace and service account.
+    by_identity: HashMap<(String, String), usize>,
     /// The DNS name asked for, and its last answer.
     resolved: HashMap<ServiceKey, (String, Vec<IpAddr>)>,
 }
@@ -84,6 +87,7 @@ impl Index {
             instances: BTreeMap::new(),
             by_virtual_ip: HashMap::new(),
             by_address: HashMap::new(),
+            by_identity: HashMap::new(),
             resolved: HashMap::new(),
         }
     }
@@ -115,6 +119,36 @@ impl Index {
         self.instances.get(&(namespace.to_owned(), id.to_owned())).map(|(instance, _)| instance)
     }
 
+    /// The instances that registered an address.
+    pub fn instances_at(&self, address: IpAddr) -> impl Iterator<Item = &Instance> {
+        let names = self.by_address.get(&address).into_iter().flatten();
+        names.filter_map(|name| self.instances.get(name)).map(|(instance, _)| instance)
+    }
+
+    /// One instance and the revision it was written at.
+    #[must_use]
+    pub fn versioned_instance(&self, name: &InstanceName) -> Option<&(Instance, u64)> {
+        self.instances.get(name)
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&Known> {
+        self.services.get(key)
+    }
+
+    /// How many instances an identity has registered.
+    #[must_use]
+    pub fn instances_of(&self, namespace: &str, service_account: &str) -> usize {
+        self.by_identity.get(&(namespace.to_owned(), service_account.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// What the flags say.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Which service holds a virtual IP.
     #[must_use]
     pub fn holder(&self, address: IpAddr) -> Option<&ServiceKey> {
@@ -125,7 +159,8 @@ impl Index {
     pub fn put_service(&mut self, key: &ServiceKey, spec: ServiceSpec, virtual_ips: Vec<IpAddr>, revision: u64) {
         self.remove_service(key, revision);
         for address in &virtual_ips {
-            self.by_virtual_ip.insert(*address, key.clone());
+            // Whoever has it keeps it.
+            self.by_virtual_ip.entry(*address).or_insert_with(|| key.clone());
         }
         let body = Service {
             namespace: key.namespace.to_string(),
@@ -144,7 +179,9 @@ impl Index {
     pub fn remove_service(&mut self, key: &ServiceKey, revision: u64) {
         if let Some(known) = self.services.remove(key) {
             for address in &known.virtual_ips {
-                self.by_virtual_ip.remove(address);
+                if self.by_virtual_ip.get(address) == Some(key) {
+                    self.by_virtual_ip.remove(address);
+                }
             }
         }
         self.advance(revision);
@@ -157,6 +194,7 @@ impl Index {
         for address in &instance.addresses {
             self.by_address.entry(*address).or_default().insert(name.clone());
         }
+        *self.by_identity.entry(identity(&instance)).or_default() += 1;
         let selecting = self.selecting(&instance);
         for key in selecting {
             if let Some(known) = self.services.get_mut(&key) {
@@ -176,6 +214,13 @@ impl Index {
                 if names.is_empty() {
                     self.by_address.remove(address);
                 }
+            }
+        }
+        let identity = identity(&instance);
+        if let Some(count) = self.by_identity.get_mut(&identity) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_identity.remove(&identity);
             }
         }
         for key in self.selecting(&instance) {
@@ -355,6 +400,10 @@ fn target_port(port: &Port, instance: &Instance) -> Option<u16> {
         Target::Name(name) => candidate.name == *name,
     });
     found.map(|found| found.port)
+}
+
+fn identity(instance: &Instance) -> (String, String) {
+    (instance.namespace.clone(), instance.service_account.clone())
 }
 
 /// An instance with one address is its own endpoint; of two addresses each is one.

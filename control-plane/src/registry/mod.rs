@@ -7,9 +7,12 @@
 //! **Versions.** A resource's version is the highest store revision of what it was made of, so it grows with every
 //! change, is the same after a restart, and equal versions mean equal resources.
 
+pub mod claim;
+pub mod feed;
 pub mod handle;
 mod index;
 pub mod instance;
 pub mod lease;
+pub mod virtual_ips;
 
 pub use index::{Index, InstanceName, Known, Settings};

@@ -107,7 +107,7 @@ struct Raw {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[serde(default, rename_all = "camelCase")]
 struct RawPort {
     name: String,
     port: i64,
@@ -116,13 +116,29 @@ struct RawPort {
     protocol: Option<String>,
     #[serde(rename = "nodePort")]
     _node_port: Option<i64>,
+    #[serde(flatten)]
+    other: BTreeMap<String, serde_json::Value>,
 }
 
-/// Reads a service.
+/// Reads a service that somebody wants to apply.
 ///
 /// # Errors
 /// Every problem with its field path.
 pub fn read(stored: &Stored) -> Result<ServiceSpec, Problems> {
+    let (spec, problems) = lenient(stored)?;
+    problems.into_result()?;
+    Ok(spec)
+}
+
+/// Reads a service that was accepted once. Rules that came later, and fields of later versions, do not take it away.
+///
+/// # Errors
+/// Fields that are not even of the right shape.
+pub fn understand(stored: &Stored) -> Result<ServiceSpec, Problems> {
+    Ok(lenient(stored)?.0)
+}
+
+fn lenient(stored: &Stored) -> Result<(ServiceSpec, Problems), Problems> {
     let mut problems = Problems::default();
     let raw: Raw = serde_json::from_value(stored.spec.clone()).map_err(|error| {
         let mut problems = Problems::default();
@@ -135,8 +151,7 @@ pub fn read(stored: &Stored) -> Result<ServiceSpec, Problems> {
     let ports = ports(&raw.ports, &mut problems);
     let backing = backing(stored, &raw, &mut problems);
     let address = address(&raw, &mut problems);
-    problems.into_result()?;
-    Ok(ServiceSpec { ports, backing, address })
+    Ok((ServiceSpec { ports, backing, address }, problems))
 }
 
 fn ports(raw: &[RawPort], problems: &mut Problems) -> Vec<Port> {
@@ -146,6 +161,9 @@ fn ports(raw: &[RawPort], problems: &mut Problems) -> Vec<Port> {
     let mut ports: Vec<Port> = Vec::new();
     for (index, raw) in raw.iter().enumerate().take(PORTS_MAX) {
         let at = |field: &str| format!("spec.ports[{index}].{field}");
+        for field in raw.other.keys() {
+            problems.add(at(field), "is no field of a port of a Service");
+        }
         let number = port_number(raw.port);
         if number.is_none() {
             problems.add(at("port"), format!("{} is no port (1-65535)", raw.port));

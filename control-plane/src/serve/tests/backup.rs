@@ -31,11 +31,11 @@ async fn value(mesh: &Mesh, at: &str) -> Option<Vec<u8>> {
 async fn a_backup_brings_the_mesh_back() {
     let directory = tempfile::tempdir().unwrap();
     let mesh = Mesh::start(directory.path()).await;
-    put(&mesh, "config/v1/Service/shop/cart", vec![3; 300_000]).await;
+    put(&mesh, "note/shop/cart", vec![3; 300_000]).await;
     let (held, token) = (mesh.join().await, mesh.token(1).await);
     let file = directory.path().join("backup");
     std::fs::write(&file, back_up(&mesh).await).unwrap();
-    put(&mesh, "config/v1/Service/shop/cart", b"changed".to_vec()).await;
+    put(&mesh, "note/shop/cart", b"changed".to_vec()).await;
     put(&mesh, "later", b"lost".to_vec()).await;
     let state = mesh.plane.args.state.directory();
     let (lost, root) = (mesh.plane.store.revision(), mesh.plane.authority.root_sha256());
@@ -50,7 +50,7 @@ async fn a_backup_brings_the_mesh_back() {
     for place in [directory.path(), elsewhere.path()] {
         let mesh = Mesh::start(place).await;
         assert_eq!(mesh.plane.authority.root_sha256(), root);
-        assert_eq!(value(&mesh, "config/v1/Service/shop/cart").await, Some(vec![3; 300_000]));
+        assert_eq!(value(&mesh, "note/shop/cart").await, Some(vec![3; 300_000]));
         assert_eq!(value(&mesh, "later").await, None);
         assert!(mesh.plane.store.revision().0 > lost.0 + 1_000_000, "no revision means two things");
         let csr_der = csr(&KeyPair::generate().unwrap(), &[]);

@@ -4,6 +4,7 @@
 mod backup;
 mod doors;
 mod identity;
+mod registry;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -58,12 +59,11 @@ struct Credentials {
 
 fn args(directory: &Path) -> ServeArgs {
     let line = ["weft-control-plane", "serve", "--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"];
+    let line = line.iter().chain(&["--mesh-range", "10.0.0.0/8"]);
     let socket = directory.join("run/control.sock");
     let state = directory.join("state");
     let paths = ["--socket", socket.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
-    let Command::Serve(args) = Cli::try_parse_from(line.iter().chain(&paths)).unwrap().command else {
-        panic!("not serve")
-    };
+    let Command::Serve(args) = Cli::try_parse_from(line.chain(&paths)).unwrap().command else { panic!("not serve") };
     *args
 }
 

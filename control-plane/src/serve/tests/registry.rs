@@ -1,0 +1,259 @@
+//! Registrations and services as proxies and operators see them come and go.
+
+use weft_proto::v1::config_client::ConfigClient;
+use weft_proto::v1::discovery_client::DiscoveryClient;
+use weft_proto::v1::registry_client::RegistryClient;
+use weft_proto::v1::{
+    Ack, ApplyRequest, ApplyResponse, DeleteRequest, DeregisterRequest, DiscoveryRequest, DiscoveryResponse,
+    GetRequest, Hello, ListRequest, RegisterRequest, RenewRequest, ReportReadinessRequest, ServiceKey, Target, Update,
+    UserResource, WatchRequest, WorkloadPort, apply_response, discovery_request, discovery_response, resource, target,
+    watch_event,
+};
+
+use super::*;
+
+const LOCAL: [u8; 4] = [127, 0, 0, 1];
+
+/// What one proxy has been told by its stream.
+struct Follower {
+    send: tokio::sync::mpsc::Sender<DiscoveryRequest>,
+    updates: tonic::Streaming<DiscoveryResponse>,
+    endpoints: std::collections::BTreeSet<String>,
+    removed: usize,
+}
+
+impl Follower {
+    async fn begin(channel: Channel, service: &str) -> Self {
+        let (send, requests) = tokio::sync::mpsc::channel(16);
+        let service = ServiceKey { namespace: "shop".into(), name: service.into() };
+        let targets = vec![Target { target: Some(target::Target::Service(service)) }];
+        let hello = Hello { protocol_version: 1, targets, ..Hello::default() };
+        send.send(DiscoveryRequest { message: Some(discovery_request::Message::Hello(hello)) }).await.unwrap();
+        let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+        let updates = DiscoveryClient::new(channel).stream(requests).await.unwrap().into_inner();
+        Self { send, updates, endpoints: std::collections::BTreeSet::new(), removed: 0 }
+    }
+
+    /// Reads and acknowledges updates until the endpoints are these.
+    async fn until(&mut self, expected: &[&str]) {
+        let seen = tokio::time::timeout(PATIENCE, async {
+            while !self.endpoints.iter().map(String::as_str).eq(expected.iter().copied()) {
+                let message = self.updates.message().await.unwrap().expect("an update").message;
+                let Some(discovery_response::Message::Update(update)) = message else { continue };
+                self.take(&update);
+                let ack = Ack { nonce: update.nonce, ..Ack::default() };
+                let ack = DiscoveryRequest { message: Some(discovery_request::Message::Ack(ack)) };
+                self.send.send(ack).await.unwrap();
+            }
+        });
+        let seen = seen.await;
+        assert!(seen.is_ok(), "{expected:?} expected, {:?} known", self.endpoints);
+    }
+
+    fn take(&mut self, update: &Update) {
+        for resource in &update.upserts {
+            if let Some(resource::Body::Endpoint(endpoint)) = &resource.body {
+                self.endpoints.insert(endpoint.id.clone());
+            }
+        }
+        for gone in &update.removals {
+            self.removed += 1;
+            self.endpoints.remove(gone.name.rsplit('/').next().unwrap());
+        }
+    }
+}
+
+fn service(name: &str, spec: &str) -> ApplyRequest {
+    let resource = UserResource {
+        api_version: "v1".into(),
+        kind: "Service".into(),
+        namespace: "shop".into(),
+        name: name.into(),
+        spec_json: spec.into(),
+        ..UserResource::default()
+    };
+    ApplyRequest { resource: Some(resource) }
+}
+
+const SELECTING: &str = r#"{"selector": {"app": "cart"}, "ports": [{"port": 80, "targetPort": 8080}]}"#;
+
+fn instance(id: &str, address: &str) -> RegisterRequest {
+    RegisterRequest {
+        instance_id: id.into(),
+        addresses: vec![address.into()],
+        ports: vec![WorkloadPort { port: 8080, captured: true, ..WorkloadPort::default() }],
+        labels: [("app".to_owned(), "cart".to_owned())].into(),
+        ..RegisterRequest::default()
+    }
+}
+
+fn ready(id: &str, ready: bool) -> ReportReadinessRequest {
+    ReportReadinessRequest { instance_id: id.into(), ready }
+}
+
+async fn config(mesh: &Mesh) -> ConfigClient<Channel> {
+    ConfigClient::new(mesh.operators_channel().await)
+}
+
+async fn cart(mesh: &Mesh) -> Channel {
+    mesh.try_connect(Some(&mesh.join().await), LOCAL).await.unwrap()
+}
+
+fn virtual_ips(answer: &ApplyResponse) -> Vec<String> {
+    let status: serde_json::Value = serde_json::from_str(&answer.resource.as_ref().unwrap().status_json).unwrap();
+    serde_json::from_value(status["virtualIPs"].clone()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registered_instance_is_seen_when_ready_and_no_longer_when_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    config(&mesh).await.apply(service("cart", SELECTING)).await.unwrap();
+    let channel = cart(&mesh).await;
+    let mut registry = RegistryClient::new(channel.clone());
+    let mut follower = Follower::begin(channel, "cart").await;
+    registry.register(instance("cart-1", "10.1.0.1")).await.unwrap();
+    registry.register(instance("cart-2", "10.1.0.2")).await.unwrap();
+    registry.report_readiness(ready("cart-2", true)).await.unwrap();
+    follower.until(&["cart-2"]).await;
+    registry.report_readiness(ready("cart-1", true)).await.unwrap();
+    follower.until(&["cart-1", "cart-2"]).await;
+    registry.register(instance("cart-1", "10.1.0.1")).await.unwrap();
+    registry.report_readiness(ready("cart-2", false)).await.unwrap();
+    follower.until(&["cart-1"]).await;
+    assert_eq!(follower.removed, 1, "registering again as before takes nothing away");
+    registry.deregister(DeregisterRequest { instance_id: "cart-1".into() }).await.unwrap();
+    follower.until(&[]).await;
+    let renewed = registry.renew(RenewRequest { instance_id: "cart-1".into() }).await;
+    assert_eq!(renewed.unwrap_err().code(), Code::NotFound);
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_takes_nothing_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    let applied = config(&mesh).await.apply(service("cart", SELECTING)).await.unwrap().into_inner();
+    let credentials = mesh.join().await;
+    let mut registry = RegistryClient::new(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap());
+    registry.register(instance("cart-1", "10.1.0.1")).await.unwrap();
+    registry.report_readiness(ready("cart-1", true)).await.unwrap();
+    mesh.stop().await;
+
+    let mesh = Mesh::start(directory.path()).await;
+    let mut follower = Follower::begin(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap(), "cart").await;
+    follower.until(&["cart-1"]).await;
+    let again = config(&mesh).await.apply(service("cart", SELECTING)).await.unwrap().into_inner();
+    assert_eq!(again.outcome(), apply_response::Outcome::Unchanged);
+    assert_eq!(virtual_ips(&again), virtual_ips(&applied));
+    assert_eq!(follower.removed, 0);
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_not_understood_stops_the_start_and_says_which() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    config(&mesh).await.apply(service("cart", SELECTING)).await.unwrap();
+    let key = crate::store::Key::new("instance/shop/odd").unwrap();
+    let written =
+        mesh.plane.store.put(key.clone(), "{\"of\": \"the future\"}".into(), crate::store::Expect::Any).await.unwrap();
+    assert!(mesh.plane.registry.caught_up(written).await, "a running control plane goes on");
+    mesh.stop().await;
+    let refused = format!("{:#}", Mesh::try_start(directory.path()).await.err().expect("a refusal"));
+    assert!(refused.contains(key.as_str()) && refused.contains("restore"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn config_validates_conflicts_and_is_watched() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    let mut config = config(&mesh).await;
+    let mut events = config.watch(WatchRequest::default()).await.unwrap().into_inner();
+    let mut next =
+        async || tokio::time::timeout(PATIENCE, events.message()).await.unwrap().unwrap().unwrap().event.unwrap();
+    assert!(matches!(next().await, watch_event::Event::Synced(_)));
+
+    let dry = config.validate(service("cart", SELECTING)).await.unwrap().into_inner();
+    assert_eq!(dry.outcome(), apply_response::Outcome::Created);
+    let all = ListRequest::default();
+    assert_eq!(config.list(all.clone()).await.unwrap().into_inner().resources, [], "a dry run writes nothing");
+    let nonsense = service("cart", r#"{"ports": [{"port": 0}, {"port": 80, "nonsense": 1}]}"#);
+    let refused = config.apply(nonsense).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    for field in ["spec.ports[0].port", "spec.ports[1].nonsense"] {
+        assert!(refused.message().contains(field), "{}", refused.message());
+    }
+
+    let applied = config.apply(service("cart", SELECTING)).await.unwrap().into_inner().resource.unwrap();
+    assert!(matches!(next().await, watch_event::Event::Upserted(seen) if seen == applied));
+    let mut stale = service("cart", r#"{"ports": [{"port": 81}]}"#);
+    stale.resource.as_mut().unwrap().revision = applied.revision + 1;
+    assert_eq!(config.apply(stale.clone()).await.unwrap_err().code(), Code::Aborted);
+    stale.resource.as_mut().unwrap().revision = applied.revision;
+    let changed = config.apply(stale).await.unwrap().into_inner();
+    assert_eq!(changed.outcome(), apply_response::Outcome::Changed);
+    assert!(matches!(next().await, watch_event::Event::Upserted(seen) if Some(&seen) == changed.resource.as_ref()));
+
+    let name =
+        GetRequest { api_version: "v1".into(), kind: "Service".into(), namespace: "shop".into(), name: "cart".into() };
+    assert_eq!(config.get(name.clone()).await.unwrap().into_inner(), changed.resource.unwrap());
+    let mut delete = DeleteRequest {
+        kind: "Service".into(),
+        namespace: "shop".into(),
+        name: "cart".into(),
+        ..DeleteRequest::default()
+    };
+    delete.revision = applied.revision;
+    assert_eq!(config.delete(delete.clone()).await.unwrap_err().code(), Code::Aborted, "changed since");
+    delete.revision = 0;
+    config.delete(delete).await.unwrap();
+    assert!(matches!(next().await, watch_event::Event::Deleted(gone) if gone.name == "cart"));
+    assert_eq!(config.get(name).await.unwrap_err().code(), Code::NotFound);
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn virtual_addresses_are_kept_refused_and_not_handed_on_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    let mut config = config(&mesh).await;
+    let first = config.apply(service("cart", SELECTING)).await.unwrap().into_inner();
+    let [address] = virtual_ips(&first).try_into().unwrap();
+    let fixed = |address: &str| format!(r#"{{"clusterIP": "{address}", "ports": [{{"port": 80}}]}}"#);
+    let taken = config.apply(service("web", &fixed(&address))).await.unwrap_err();
+    assert!(taken.message().contains("belongs to another service"), "{}", taken.message());
+    let outside = config.apply(service("web", &fixed("192.0.2.1"))).await.unwrap_err();
+    assert!(outside.message().contains("in no virtual range"), "{}", outside.message());
+    let headless = config.apply(service("cart", r#"{"clusterIP": "None", "ports": [{"port": 80}]}"#)).await.unwrap();
+    assert_eq!(virtual_ips(&headless.into_inner()), Vec::<String>::new());
+    // Asked for by name it is given.
+    let web = config.apply(service("web", &fixed(&address))).await.unwrap().into_inner();
+    assert_eq!(virtual_ips(&web), [address]);
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_proxies_learn_of_an_endpoint_within_a_second() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    config(&mesh).await.apply(service("cart", SELECTING)).await.unwrap();
+    let channel = cart(&mesh).await;
+    let mut registry = RegistryClient::new(channel.clone());
+    registry.register(instance("cart-1", "10.1.0.1")).await.unwrap();
+    registry.report_readiness(ready("cart-1", true)).await.unwrap();
+    let mut followers = Vec::new();
+    for _ in 0..50 {
+        let mut follower = Follower::begin(channel.clone(), "cart").await;
+        follower.until(&["cart-1"]).await;
+        followers.push(follower);
+    }
+    registry.register(instance("cart-2", "10.1.0.2")).await.unwrap();
+    let told = tokio::time::Instant::now();
+    registry.report_readiness(ready("cart-2", true)).await.unwrap();
+    for follower in &mut followers {
+        follower.until(&["cart-1", "cart-2"]).await;
+    }
+    assert!(told.elapsed() < Duration::from_secs(1), "the promise is a second, it took {:?}", told.elapsed());
+    mesh.stop().await;
+}
