@@ -70,7 +70,7 @@ fn odd_but_legal() -> anyhow::Result<()> {
 #[test]
 fn what_smuggles_is_refused_and_recorded() -> anyhow::Result<()> {
     with_mesh(&mesh()?, async |mesh| {
-        let cases: [(&str, &str, &str); 9] = [
+        let cases: [(&str, &str, &str); 10] = [
             (
                 "CL and TE",
                 "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -83,6 +83,7 @@ fn what_smuggles_is_refused_and_recorded() -> anyhow::Result<()> {
             ("space before colon", "GET /echo HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
             ("two Hosts", "GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
             ("no Host", "GET /echo HTTP/1.1\r\n\r\n", "400"),
+            ("no HTTP at all", "\u{1}\u{2}\u{3}\u{4} EHLO me\r\n\r\n", "400"),
             ("HTTP/3.0", "GET /echo HTTP/3.0\r\nHost: a\r\n\r\n", "505"),
         ];
         for (name, request, status) in cases {
@@ -95,7 +96,7 @@ fn what_smuggles_is_refused_and_recorded() -> anyhow::Result<()> {
             let refused =
                 records.iter().filter(|one| one["fault"] == "bad_request" || one["fault"] == "version_not_supported");
             match refused.count() {
-                9 => Ok(()),
+                10 => Ok(()),
                 other => Err(format!("{other} records")),
             }
         })

@@ -8,7 +8,7 @@ use weft_core::fault::FaultKind;
 use weft_core::message::{RequestHead, ResponseHead, Version};
 use weft_core::propagate::forwarded::{Edge, note_origin};
 use weft_core::propagate::hop_by_hop::{Upgrade, strip_request, strip_response};
-use weft_core::propagate::peer::{CLIENT_CERT, CLIENT_ID, ProvenPeer, drop_between_proxies, set_client_identity};
+use weft_core::propagate::peer::{ProvenPeer, drop_between_proxies, drop_client_identity, set_client_identity};
 use weft_core::propagate::request_id::{REQUEST_ID, RequestId, Trust, ensure};
 use weft_core::propagate::trace::{Sampling, Span, propagate};
 
@@ -87,7 +87,7 @@ impl HttpPath {
             Direction::Outbound => Trust::PassOn,
             Direction::Gateway => {
                 drop_between_proxies(fields);
-                drop_claims(fields);
+                drop_client_identity(fields);
                 note_origin(fields, self.edge(named.as_deref()));
                 Trust::Replace
             }
@@ -108,7 +108,7 @@ impl HttpPath {
                     peer.map(|peer| ProvenPeer { id: &peer.id, certificate_sha256: &peer.leaf_sha256, subject: None });
                 set_client_identity(fields, own, proven);
             }
-            None => drop_claims(fields),
+            None => drop_client_identity(fields),
         }
     }
 
@@ -163,13 +163,6 @@ impl Handler for HttpPath {
         let end = relay(downstream, upstream).await;
         ticket.finish_tunnel(end);
     }
-}
-
-/// Removes what a request claims of its caller where no proof takes its place. `_` counts as `-`, because servers that make
-/// variables of fields hand both to the application under one name.
-fn drop_claims(fields: &mut weft_core::fields::Fields) {
-    let plain = |b: &u8| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() };
-    fields.retain(|name, _| ![CLIENT_CERT, CLIENT_ID].iter().any(|claim| name.iter().map(plain).eq(claim.bytes())));
 }
 
 fn grpc_status(head: &ResponseHead) -> Option<u16> {

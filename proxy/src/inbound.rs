@@ -75,10 +75,8 @@ pub async fn serve_to(
         Ok(Peeked::Http1) => http(worker, connection, stream, site, false, None).await,
         Ok(Peeked::Http2) => http(worker, connection, stream, site, true, None).await,
         Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
-        Ok(Peeked::Opaque(_)) if is_http(protocol) => {
-            worker.telemetry.count(Counter::HeadRefused);
-            l4::refuse(&worker, &connection, &to.describe(), stream, FaultKind::BadRequest, None);
-        }
+        // What is no HTTP where HTTP is declared is told so.
+        Ok(Peeked::Opaque(_)) if is_http(protocol) => http(worker, connection, stream, site, false, None).await,
         Ok(Peeked::Opaque(way)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
         Err(fault) => {
             if fault == FaultKind::DetectTimeout {
@@ -130,12 +128,9 @@ async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Strea
     let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
     match peeked {
         Ok(Peeked::Left) => {}
-        Ok(Peeked::Http1) => http(worker, connection, stream, site, false, Some(until)).await,
+        Ok(Peeked::Http1 | Peeked::Opaque(_)) => http(worker, connection, stream, site, false, Some(until)).await,
         Ok(Peeked::Http2) => http(worker, connection, stream, site, true, Some(until)).await,
         Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
-        Ok(Peeked::Opaque(_)) => {
-            l4::refuse(&worker, &connection, &to.describe(), stream, FaultKind::BadRequest, None);
-        }
         Err(fault) => l4::refuse(&worker, &connection, &to.describe(), stream, fault, None),
     }
 }

@@ -48,9 +48,8 @@ pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream
         (Ok(Peeked::Http2), Err(fault)) => http(worker, connection, stream, Site::Refused(fault), true).await,
         (Ok(Peeked::Tls(_)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
         (Ok(Peeked::Opaque(_)), Ok(to)) if is_http(to.protocol()) => {
-            // What HTTP policy cannot read must not get past it.
-            worker.telemetry.count(Counter::HeadRefused);
-            l4::refuse(&worker, &connection, &to.describe(), stream, FaultKind::BadRequest, None);
+            // What HTTP policy cannot read must not get past it; the client is told so.
+            http(worker, connection, stream, site, false).await;
         }
         (Ok(Peeked::Opaque(way)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
         (Ok(Peeked::Tls(_) | Peeked::Opaque(_)), Err(fault)) => {

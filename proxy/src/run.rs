@@ -46,6 +46,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// What the workload's own connections get, after the last request to it was answered, to finish.
 const EGRESS_REST: Duration = Duration::from_secs(5);
 
+/// For accepting what waits when everything else has ended, and answering it.
+const LAST_ACCEPTS: Duration = Duration::from_secs(1);
+
 /// How often a draining process looks whether its connections have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
@@ -251,7 +254,10 @@ impl Parts {
         tracing::info!("draining");
         draining.store(true, Ordering::Release);
         stop.send_replace(true);
-        let timeout = Duration::from_secs(args.drain_timeout.into());
+        let whole = Duration::from_secs(args.drain_timeout.into());
+        // Of the time there is, a part is for what still waits in the listeners' queues.
+        let last = LAST_ACCEPTS.min(whole / 2);
+        let timeout = whole - last;
         let drained = async {
             if let Some(registered) = registered {
                 if registered.await.is_err() {
@@ -287,7 +293,7 @@ impl Parts {
                 return Ok(());
             }
         }
-        started.stop(Duration::from_secs(1));
+        started.stop(last);
         tracing::info!("ended");
         Ok(())
     }

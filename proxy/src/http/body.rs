@@ -11,6 +11,7 @@ use bytes::Bytes;
 use weft_core::fault::FaultKind;
 use weft_core::fields::Fields;
 use weft_core::message::BodyFraming;
+use weft_core::propagate::peer::drop_client_identity;
 
 use super::h1_client::H1ResponseBody;
 use super::h1_server::H1RequestBody;
@@ -71,7 +72,7 @@ impl Body {
 
     /// Polls for the next frame.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        let polled = match self {
+        let mut polled = match self {
             Self::Empty => return Poll::Ready(None),
             Self::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
@@ -82,8 +83,10 @@ impl Body {
             Self::H1Response(body) => body.poll_frame(cx),
             Self::H2(body) => body.poll_frame(cx),
         };
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            *self = Self::Empty;
+        match polled {
+            Poll::Ready(None | Some(Err(_))) => *self = Self::Empty,
+            Poll::Ready(Some(Ok(Frame::Trailers(ref mut trailers)))) => drop_client_identity(trailers),
+            Poll::Ready(Some(Ok(Frame::Data(_)))) | Poll::Pending => {}
         }
         polled
     }

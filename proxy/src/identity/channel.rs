@@ -8,20 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use weft_core::identity::spiffe::SpiffeId;
 
-use super::leaf::Leaf;
-use super::{Bundle, Identity, sha256};
+use super::Identity;
+use crate::tls::{ServerIs, roots};
 
 /// Time for resolving, connecting and the handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,7 +68,8 @@ impl ControlPlane {
     /// # Errors
     /// [`DialError`] when the control plane cannot be reached or proves another identity.
     pub async fn dial(&self, identity: &Identity) -> Result<Channel, DialError> {
-        let verifier = Verifier::new(Trust::Bundle(Arc::clone(&identity.bundle)));
+        let control_plane = SpiffeId::control_plane(identity.bundle.trust_domain.clone());
+        let verifier = ServerIs::new(roots(&identity.bundle)?, control_plane);
         let key = SingleCertAndKey::from(Arc::clone(&identity.certified));
         let config = client_config(verifier)?.with_client_cert_resolver(Arc::new(key));
         self.connect(config).await
@@ -82,7 +80,7 @@ impl ControlPlane {
     /// # Errors
     /// As [`ControlPlane::dial`].
     pub async fn dial_pinned(&self, pin: [u8; 32]) -> Result<Channel, DialError> {
-        let config = client_config(Verifier::new(Trust::Pin(pin)))?.with_no_client_auth();
+        let config = client_config(ServerIs::control_plane_pinned(pin))?.with_no_client_auth();
         self.connect(config).await
     }
 
@@ -119,7 +117,7 @@ async fn open(
 }
 
 fn client_config(
-    verifier: Verifier,
+    verifier: ServerIs,
 ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, rustls::Error> {
     Ok(ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -136,92 +134,4 @@ fn chain_of_causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// What makes a root believable.
-#[derive(Debug)]
-enum Trust {
-    Bundle(Arc<Bundle>),
-    Pin([u8; 32]),
-}
-
-/// Accepts the control plane and nobody else.
-#[derive(Debug)]
-struct Verifier {
-    trust: Trust,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl Verifier {
-    fn new(trust: Trust) -> Self {
-        Self { trust, algorithms: aws_lc_rs::default_provider().signature_verification_algorithms }
-    }
-
-    fn roots(&self, intermediates: &[CertificateDer<'_>]) -> Result<RootCertStore, rustls::Error> {
-        let mut store = RootCertStore::empty();
-        match &self.trust {
-            Trust::Bundle(bundle) => {
-                for root in &bundle.roots {
-                    store.add(root.clone())?;
-                }
-            }
-            Trust::Pin(pin) => {
-                for candidate in intermediates {
-                    if sha256(candidate) == *pin {
-                        store.add(candidate.clone().into_owned())?;
-                    }
-                }
-            }
-        }
-        if store.is_empty() {
-            return Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
-        }
-        Ok(store)
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let roots = self.roots(intermediates)?;
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, self.algorithms.all)?;
-        let leaf = Leaf::parse(end_entity).map_err(|error| rustls::Error::General(error.to_string()))?;
-        let trust_domain = match &self.trust {
-            Trust::Bundle(bundle) => bundle.trust_domain.clone(),
-            Trust::Pin(_) => leaf.id.trust_domain().clone(),
-        };
-        if leaf.id != SpiffeId::control_plane(trust_domain) {
-            return Err(rustls::Error::General(format!("server is {}, not the control plane", leaf.id)));
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }

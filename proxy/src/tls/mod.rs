@@ -20,6 +20,7 @@ use weft_core::identity::spiffe::SpiffeId;
 
 pub use acceptor::Acceptor;
 pub use connector::Connector;
+pub(crate) use verify::{ServerIs, roots};
 
 use crate::identity::leaf::{Leaf, LeafError};
 

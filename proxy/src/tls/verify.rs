@@ -19,7 +19,7 @@ use crate::identity::Bundle;
 use crate::identity::leaf::Leaf;
 
 /// The roots of a bundle in the library's form.
-pub(super) fn roots(bundle: &Bundle) -> Result<Arc<RootCertStore>, Error> {
+pub(crate) fn roots(bundle: &Bundle) -> Result<Arc<RootCertStore>, Error> {
     let mut store = RootCertStore::empty();
     for root in &bundle.roots {
         store.add(root.clone())?;
@@ -53,17 +53,43 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
     aws_lc_rs::default_provider().signature_verification_algorithms
 }
 
+/// What makes a root believable.
+#[derive(Debug)]
+enum Roots {
+    Of(Arc<RootCertStore>),
+    /// The certificate of the presented chain that has this SHA-256.
+    Pinned([u8; 32]),
+}
+
 /// Accepts exactly one identity.
 #[derive(Debug)]
-pub(super) struct ServerIs {
-    roots: Arc<RootCertStore>,
-    expected: SpiffeId,
+pub(crate) struct ServerIs {
+    roots: Roots,
+    /// `None`: the control plane of whatever trust domain the pinned root vouches for.
+    expected: Option<SpiffeId>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerIs {
-    pub(super) fn new(roots: Arc<RootCertStore>, expected: SpiffeId) -> Self {
-        Self { roots, expected, algorithms: algorithms() }
+    /// Who proves `expected` by a chain to one of these roots.
+    pub(crate) fn new(roots: Arc<RootCertStore>, expected: SpiffeId) -> Self {
+        Self { roots: Roots::Of(roots), expected: Some(expected), algorithms: algorithms() }
+    }
+
+    /// The control plane whose chain leads to the root with this SHA-256; its trust domain is not known yet.
+    pub(crate) fn control_plane_pinned(root_sha256: [u8; 32]) -> Self {
+        Self { roots: Roots::Pinned(root_sha256), expected: None, algorithms: algorithms() }
+    }
+
+    fn roots(&self, presented: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, Error> {
+        let pin = match &self.roots {
+            Roots::Of(roots) => return Ok(Arc::clone(roots)),
+            Roots::Pinned(pin) => pin,
+        };
+        let pinned = presented.iter().find(|certificate| crate::identity::sha256(certificate) == *pin);
+        let mut store = RootCertStore::empty();
+        store.add(pinned.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?.clone().into_owned())?;
+        Ok(Arc::new(store))
     }
 }
 
@@ -76,11 +102,14 @@ impl ServerCertVerifier for ServerIs {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        let roots = self.roots(intermediates)?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, self.algorithms.all)?;
         let leaf = Leaf::parse(end_entity).map_err(|error| wrong_name(error.to_string()))?;
-        if leaf.id != self.expected {
-            return Err(wrong_name(format!("peer is {}, expected {}", leaf.id, self.expected)));
+        let control_plane = || SpiffeId::control_plane(leaf.id.trust_domain().clone());
+        let expected = self.expected.clone().unwrap_or_else(control_plane);
+        if leaf.id != expected {
+            return Err(wrong_name(format!("peer is {}, expected {expected}", leaf.id)));
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -32,11 +32,17 @@ pub struct ProvenPeer<'a> {
 ///
 /// For a plaintext caller, and at a gateway, call [`drop_between_proxies`] too.
 pub fn set_client_identity(fields: &mut Fields, own: &SpiffeId, peer: Option<ProvenPeer<'_>>) {
-    fields.retain(|name, _| !same_name(name, CLIENT_CERT) && !same_name(name, CLIENT_ID));
+    drop_client_identity(fields);
     if let Some(peer) = peer {
         fields.append(CLIENT_CERT, client_cert(own, peer));
         fields.append(CLIENT_ID, peer.id.to_string());
     }
+}
+
+/// Removes what a message claims of its caller. Also for trailers, which some servers merge into the head (RFC 9110 section
+/// 6.5.1): nothing is ever proven by a trailer.
+pub fn drop_client_identity(fields: &mut Fields) {
+    fields.retain(|name, _| !same_name(name, CLIENT_CERT) && !same_name(name, CLIENT_ID));
 }
 
 /// Removes `x-weft-*`, `x-envoy-*` and `l5d-*`, which only proxies of the mesh may say; returns how many there were.
