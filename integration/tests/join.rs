@@ -72,8 +72,9 @@ mod join {
             let (sender, mut identity) = watch::channel(None);
             let status = Arc::new(RenewalStatus::default());
             let control_plane = ControlPlane::new(&self.listen);
-            let keeping =
-                tokio::spawn(keep_identity(control_plane, Proof { join_token }, Clock::start(), sender, status));
+            let (_bundles, told) = watch::channel(None);
+            let proof = Proof { join_token };
+            let keeping = tokio::spawn(keep_identity(control_plane, proof, Clock::start(), sender, told, status));
             let joined = tokio::time::timeout(PATIENCE, identity.wait_for(Option::is_some)).await;
             let joined = joined.unwrap().unwrap().clone().unwrap();
             keeping.abort();

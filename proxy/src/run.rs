@@ -116,9 +116,9 @@ async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<
     let renewal = Arc::new(RenewalStatus::default());
     let wants = args.service.iter().map(|target| Want::Service(target.service.clone()));
     let feed = Feed::new(Arc::clone(&snapshot), &instance_id, wants, clock);
-    let (resolver, status) = (feed.resolver(), feed.status());
+    let (resolver, status, bundles) = (feed.resolver(), feed.status(), feed.bundle());
     let mut tasks = vec![
-        tokio::spawn(keep_identity(control_plane.clone(), proof, clock, publish, Arc::clone(&renewal))),
+        tokio::spawn(keep_identity(control_plane.clone(), proof, clock, publish, bundles, Arc::clone(&renewal))),
         tokio::spawn(follow(feed, control_plane.clone(), identity.clone())),
     ];
     let doors = match args.role {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, KeyPair, PublicKeyData as _, SanType};
-use rustls::RootCertStore;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
@@ -11,7 +10,7 @@ use rustls::server::ParsedCertificate;
 use tonic::transport::Channel;
 use weft_core::identity::spiffe::{SYSTEM_NAMESPACE, SpiffeError, SpiffeId, TrustDomain};
 use weft_proto::v1::identity_client::IdentityClient;
-use weft_proto::v1::{IssueRequest, IssueResponse};
+use weft_proto::v1::{IssueRequest, IssueResponse, TrustBundle};
 
 use super::leaf::{Leaf, LeafError};
 use super::material::certified_key;
@@ -102,11 +101,7 @@ fn accept(answer: IssueResponse, key: &KeyPair, expected: Option<&SpiffeId>, now
         return Err(IssueError::Incomplete("a certificate"));
     };
     let bundle = answer.bundle.ok_or(IssueError::Incomplete("a trust bundle"))?;
-    let bundle = Bundle {
-        trust_domain: TrustDomain::new(&bundle.trust_domain)?,
-        roots: bundle.roots_der.into_iter().map(CertificateDer::from).collect(),
-        generation: bundle.generation,
-    };
+    let bundle = read_bundle(bundle)?;
     let leaf = Leaf::parse(first)?;
     leaf.check_validity(now)?;
     check_name(&leaf, &bundle, expected)?;
@@ -123,6 +118,23 @@ fn accept(answer: IssueResponse, key: &KeyPair, expected: Option<&SpiffeId>, now
         not_before: leaf.not_before,
         not_after: leaf.not_after,
     })
+}
+
+/// A bundle as the control plane tells it.
+///
+/// # Errors
+/// An illegal trust domain, no root, or one that is no certificate.
+pub(super) fn read_bundle(told: TrustBundle) -> Result<Bundle, IssueError> {
+    let bundle = Bundle {
+        trust_domain: TrustDomain::new(&told.trust_domain)?,
+        roots: told.roots_der.into_iter().map(CertificateDer::from).collect(),
+        generation: told.generation,
+    };
+    if bundle.roots.is_empty() {
+        return Err(IssueError::Incomplete("a root"));
+    }
+    crate::tls::roots(&bundle)?;
+    Ok(bundle)
 }
 
 fn check_name(leaf: &Leaf, bundle: &Bundle, expected: Option<&SpiffeId>) -> Result<(), IssueError> {
@@ -143,10 +155,7 @@ fn check_chain(
     bundle: &Bundle,
     now: i64,
 ) -> Result<(), rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    for root in &bundle.roots {
-        roots.add(root.clone())?;
-    }
+    let roots = crate::tls::roots(bundle)?;
     let parsed = ParsedCertificate::try_from(leaf)?;
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(now).unwrap_or(0)));
     let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
@@ -157,7 +166,6 @@ fn check_chain(
 mod tests {
     use super::*;
     use rcgen::{BasicConstraints, Certificate, ExtendedKeyUsagePurpose, IsCa, Issuer};
-    use weft_proto::v1::TrustBundle;
 
     const NOW: i64 = 1_700_000_000;
     const CART: &str = "spiffe://a/ns/shop/sa/cart";

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use weft_core::identity::join_token::JoinToken;
 use weft_core::identity::schedule::renew_at;
+use weft_proto::v1::TrustBundle;
 
-use super::issue::{Authorisation, issue};
+use super::issue::{Authorisation, issue, read_bundle};
 use super::{ControlPlane, DialError, Identity, IssueError};
 use crate::clock::Clock;
 use crate::entropy::ThreadEntropy;
@@ -62,12 +63,14 @@ enum RenewError {
 
 /// Obtains the first identity, publishes it, and renews it at half of its life, for ever. A failed try is repeated with
 /// jittered back-off; the old certificate stays in use until it expires (K1), and after that the token is tried again
-/// (K2). Cancelling loses at most a certificate that was just issued.
+/// (K2). Roots that the control plane tells meanwhile by `bundles` are believed at once, so that old and new ones overlap
+/// before anybody's certificate changes (S5). Cancelling loses at most a certificate that was just issued.
 pub async fn keep_identity(
     control_plane: ControlPlane,
     proof: Proof,
     clock: Clock,
     identity: watch::Sender<Option<Arc<Identity>>>,
+    mut bundles: watch::Receiver<Option<TrustBundle>>,
     status: Arc<RenewalStatus>,
 ) {
     let mut entropy = ThreadEntropy;
@@ -78,7 +81,7 @@ pub async fn keep_identity(
         if let Some(held) = &present {
             let due = renew_at(held.not_before, held.not_after, &mut entropy);
             if backoff == BACKOFF_MIN {
-                wait_until(due, &clock).await;
+                adopt_until(wait_until(due, &clock), &mut bundles, &identity).await;
             }
         }
         match obtain(&control_plane, &proof, present.as_deref(), &clock).await {
@@ -115,10 +118,86 @@ async fn obtain(
     Ok(issue(channel, Authorisation::Token(proof.join_token.secret()), now).await?)
 }
 
+/// Takes new roots into the identity while `waiting` is pending.
+async fn adopt_until(
+    waiting: impl Future<Output = ()>,
+    bundles: &mut watch::Receiver<Option<TrustBundle>>,
+    identity: &watch::Sender<Option<Arc<Identity>>>,
+) {
+    tokio::pin!(waiting);
+    loop {
+        tokio::select! {
+            () = &mut waiting => return,
+            changed = bundles.changed() => if changed.is_err() {
+                // Nobody tells any more.
+                return waiting.await;
+            }
+        }
+        let told = bundles.borrow_and_update().clone();
+        let held = identity.borrow().clone();
+        let (Some(told), Some(held)) = (told, held) else { continue };
+        match read_bundle(told) {
+            Ok(fresh)
+                if fresh.trust_domain == held.bundle.trust_domain && fresh.generation > held.bundle.generation =>
+            {
+                tracing::info!(generation = fresh.generation, roots = fresh.roots.len(), "trust bundle changed");
+                identity.send_replace(Some(Arc::new(Identity { bundle: Arc::new(fresh), ..Identity::clone(&held) })));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "trust bundle refused; the roots of before stay in force"),
+        }
+    }
+}
+
 async fn wait_until(due: i64, clock: &Clock) {
     loop {
         let left = due.saturating_sub(clock.unix_seconds());
         let Ok(left @ 1..) = u64::try_from(left) else { return };
         tokio::time::sleep(Duration::from_secs(left).min(LOOK)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::tests::Authority;
+
+    const SHOP: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+
+    #[tokio::test]
+    async fn new_roots_are_believed_at_once_and_nonsense_is_not() {
+        let authority = Authority::new("cluster.local");
+        let held = authority.identity(SHOP, &[SHOP], 3600);
+        let root = held.bundle.roots[0].to_vec();
+        let other = Authority::new("cluster.local").identity(SHOP, &[SHOP], 3600).bundle.roots[0].to_vec();
+        let (identity, mut seen) = watch::channel(Some(held));
+        let (tell, mut bundles) = watch::channel(None);
+        let told = |trust_domain: &str, generation, roots: &[&[u8]]| {
+            let roots_der = roots.iter().map(|root| root.to_vec()).collect();
+            Some(TrustBundle { trust_domain: trust_domain.to_owned(), generation, roots_der })
+        };
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let waiting = async { ended.await.unwrap() };
+        let telling = async {
+            let ignored = [
+                told("other.example", 9, &[&other]),
+                told("cluster.local", 1, &[&other]),
+                told("cluster.local", 9, &[]),
+                told("cluster.local", 9, &[b"no certificate"]),
+            ];
+            for bundle in ignored {
+                tell.send_replace(bundle);
+                tokio::task::yield_now().await;
+                assert!(!seen.has_changed().unwrap());
+            }
+            tell.send_replace(told("cluster.local", 2, &[&root, &other]));
+            let adopted = tokio::time::timeout(Duration::from_secs(5), seen.changed()).await;
+            adopted.expect("the new roots").unwrap();
+            let adopted = seen.borrow().clone().unwrap();
+            assert_eq!((adopted.bundle.generation, adopted.bundle.roots.len()), (2, 2));
+            assert_eq!(adopted.id.to_string(), SHOP);
+            end.send(()).unwrap();
+        };
+        tokio::join!(adopt_until(waiting, &mut bundles, &identity), telling);
     }
 }
