@@ -471,3 +471,6 @@ pub(super) fn instance_name(key: &str) -> Option<InstanceName> {
     let (namespace, id) = key.strip_prefix(instance::PREFIX)?.split_once('/')?;
     Some((namespace.to_owned(), id.to_owned()))
 }
+
+#[cfg(test)]
+mod tests;
