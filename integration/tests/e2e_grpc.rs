@@ -1,6 +1,8 @@
 //! gRPC with a client and a server that we did not write.
 
+use serde_json::json;
 use weft_integration::apps::{idle_app, python, python_app, script};
+use weft_integration::assert::record;
 use weft_integration::mesh::with_mesh;
 
 #[test]
@@ -16,6 +18,10 @@ fn all_four_kinds_of_call_with_trailers_and_errors() -> anyhow::Result<()> {
         for target in ["declared:50051", "detected:50052"] {
             let said = mesh.stdout("client-0", &[&python, &script, "call", target]).await?;
             anyhow::ensure!(said.contains("all kinds work"), "{target}: {said}");
+        }
+        // Of trailers as of trailers-only answers the record tells the status: OK, FAILED_PRECONDITION, UNIMPLEMENTED.
+        for status in [0, 9, 12] {
+            record(mesh, "client-0", &[("grpc_status", json!(status)), ("status", json!(200))]).await?;
         }
         Ok(())
     })

@@ -79,7 +79,7 @@ pub struct Exchange {
     pub attempts: u32,
     /// Status sent downstream.
     pub status: Option<u16>,
-    /// gRPC status sent downstream, where the head says it.
+    /// gRPC status sent downstream, in the head or the trailers.
     pub grpc_status: Option<u16>,
     /// Why it failed.
     pub fault: Option<FaultKind>,
@@ -124,6 +124,7 @@ impl Exchange {
     /// The response is out, or broke on its way.
     pub fn finish(mut self, end: ExchangeEnd) {
         self.fault = self.fault.or(end.fault);
+        self.grpc_status = self.grpc_status.or(end.grpc_status);
         self.record(end.bytes_received, end.bytes_sent);
     }
 

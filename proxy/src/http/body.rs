@@ -26,6 +26,22 @@ pub enum Frame {
     Trailers(Fields),
 }
 
+/// What has left of a body; for records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Data bytes.
+    pub(crate) bytes: u64,
+    /// gRPC status in its trailers.
+    pub(crate) grpc_status: Option<u16>,
+}
+
+impl Sent {
+    /// Trailers leave.
+    pub(crate) fn note_trailers(&mut self, trailers: &Fields) {
+        self.grpc_status = trailers.get_str("grpc-status").and_then(|status| status.parse().ok());
+    }
+}
+
 /// Why a body broke off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyError {

@@ -20,6 +20,7 @@ use weft_core::h1::{BodyEncoder, BodyFault, HeadFault, RequestParser, encode_res
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, ResponseHead, Version};
 use weft_core::translate::response_for_h1;
 
+use super::body::Sent;
 use super::conn::{Broken, Conn, Shared};
 use super::limits::OUT_BYTES_MAX;
 use super::{
@@ -185,7 +186,7 @@ impl<H: Handler> Server<'_, H> {
         head.fields.set("Connection", "close");
         encode_response_head(&head, self.conn.borrow_mut().out.tail());
         // Not for a request, so nobody is told how its writing went.
-        self.write_body(&mut body, framing, &mut 0).await.unwrap_or_default();
+        self.write_body(&mut body, framing, &mut Sent::default()).await.unwrap_or_default();
         self.close().await;
     }
 
@@ -247,12 +248,13 @@ impl<H: Handler> Server<'_, H> {
         response_for_h1(&mut head, framing);
         say_persistence(&mut head, keep, asked.version, upgrade.is_some());
         encode_response_head(&head, self.conn.borrow_mut().out.tail());
-        let mut sent = 0;
+        let mut sent = Sent::default();
         let written = self.write_body(&mut body, framing, &mut sent).await;
         let end = ExchangeEnd {
             fault: written.err().map(|e| e.fault),
             bytes_received: self.conn.borrow().received,
-            bytes_sent: sent,
+            bytes_sent: sent.bytes,
+            grpc_status: sent.grpc_status,
         };
         if let Some(upstream) = upgrade
             && end.fault.is_none()
@@ -293,7 +295,7 @@ impl<H: Handler> Server<'_, H> {
     }
 
     /// Writes what is queued and then the body, reading it only as fast as it leaves.
-    async fn write_body(&self, body: &mut Body, framing: BodyFraming, sent: &mut u64) -> Result<(), BodyError> {
+    async fn write_body(&self, body: &mut Body, framing: BodyFraming, sent: &mut Sent) -> Result<(), BodyError> {
         let mut encoder = BodyEncoder::new(framing);
         let mut done = framing == BodyFraming::None;
         poll_fn(|cx| {
@@ -330,18 +332,19 @@ impl<H: Handler> Server<'_, H> {
         &self,
         frame: Option<Result<Frame, BodyError>>,
         encoder: &mut BodyEncoder,
-        sent: &mut u64,
+        sent: &mut Sent,
     ) -> Result<bool, BodyError> {
         // A source that gives more or less than it announced is an upstream fault: downstream bodies end here.
         let broken = |_: BodyFault| BodyError::of(FaultKind::UpstreamTruncated);
         let mut conn = self.conn.borrow_mut();
         match frame {
             Some(Ok(Frame::Data(data))) => {
-                *sent += data.len() as u64;
+                sent.bytes += data.len() as u64;
                 conn.push_data(encoder, data).map_err(broken)?;
                 Ok(false)
             }
             Some(Ok(Frame::Trailers(trailers))) => {
+                sent.note_trailers(&trailers);
                 encoder.finish(Some(&trailers), conn.out.tail()).map_err(broken)?;
                 Ok(true)
             }

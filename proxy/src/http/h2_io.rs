@@ -14,6 +14,7 @@ use weft_core::h1::Limits;
 use weft_core::message::BodyFraming;
 use weft_core::translate::{trailers_from_h2, trailers_to_h2};
 
+use super::body::Sent;
 use super::keepalive::InFlight;
 use super::{Body, BodyError, Frame};
 
@@ -138,17 +139,17 @@ pub(crate) struct H2Sender {
     body: Body,
     pending: Bytes,
     to: Side,
-    sent: u64,
+    sent: Sent,
     broken: Option<BodyError>,
 }
 
 impl H2Sender {
     pub(crate) const fn new(stream: SendStream<Bytes>, body: Body, to: Side) -> Self {
-        Self { stream, body, pending: Bytes::new(), to, sent: 0, broken: None }
+        Self { stream, body, pending: Bytes::new(), to, sent: Sent { bytes: 0, grpc_status: None }, broken: None }
     }
 
-    /// Data bytes handed to the connection.
-    pub(crate) const fn sent(&self) -> u64 {
+    /// What was handed to the connection.
+    pub(crate) const fn sent(&self) -> Sent {
         self.sent
     }
 
@@ -178,7 +179,7 @@ impl H2Sender {
                     room => room,
                 };
                 let piece = self.pending.split_to(room.min(self.pending.len()));
-                self.sent += piece.len() as u64;
+                self.sent.bytes += piece.len() as u64;
                 let last = self.pending.is_empty() && self.body.is_end();
                 self.stream.send_data(piece, last).map_err(gone)?;
                 if last {
@@ -198,6 +199,7 @@ impl H2Sender {
             match frame {
                 Some(Ok(Frame::Data(data))) => self.pending = data,
                 Some(Ok(Frame::Trailers(trailers))) => {
+                    self.sent.note_trailers(&trailers);
                     return Poll::Ready(self.stream.send_trailers(trailers_to_h2(&trailers)).map_err(gone));
                 }
                 Some(Err(error)) => {

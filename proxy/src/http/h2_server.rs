@@ -20,6 +20,7 @@ use weft_core::h1::HeadFault;
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, Version};
 use weft_core::translate::{request_from_h2, response_to_h2};
 
+use super::body::Sent;
 use super::h1_server::head_fault;
 use super::h2_io::{H2Body, H2Sender, Side};
 use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
@@ -167,7 +168,9 @@ async fn exchange<H: Handler>(
     let (sent, outcome) = answer(response, head_only, respond, connect, (ticket, handler)).await;
     if let Some((ticket, error)) = outcome {
         let fault = error.map(|e| e.fault);
-        handler.finished(ticket, ExchangeEnd { fault, bytes_received: received.get(), bytes_sent: sent });
+        let Sent { bytes, grpc_status } = sent;
+        let end = ExchangeEnd { fault, bytes_received: received.get(), bytes_sent: bytes, grpc_status };
+        handler.finished(ticket, end);
     }
 }
 
@@ -193,24 +196,24 @@ async fn answer<H: Handler>(
     mut respond: SendResponse<Bytes>,
     connect: Option<RecvStream>,
     (ticket, handler): (H::Ticket, &H),
-) -> (u64, Option<(H::Ticket, Option<BodyError>)>) {
+) -> (Sent, Option<(H::Ticket, Option<BodyError>)>) {
     let Response { head, body, upgrade } = response;
     let Ok(converted) = response_to_h2(&head) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
-        return (0, Some((ticket, Some(BodyError::of(FaultKind::UpstreamProtocol)))));
+        return (Sent::default(), Some((ticket, Some(BodyError::of(FaultKind::UpstreamProtocol)))));
     };
     let body = if head_only || matches!(head.status, 204 | 304) { Body::Empty } else { body };
     let empty = body.is_end() && upgrade.is_none();
     let Ok(send) = respond.send_response(converted, empty) else {
-        return (0, Some((ticket, Some(BodyError::of(FaultKind::DownstreamReset)))));
+        return (Sent::default(), Some((ticket, Some(BodyError::of(FaultKind::DownstreamReset)))));
     };
     if let (Some(upstream), Some(recv)) = (upgrade, connect) {
         let downstream = Stream::h2_tunnel(H2Tunnel::new(send, recv, None));
         Box::pin(handler.tunnel(ticket, downstream, *upstream)).await;
-        return (0, None);
+        return (Sent::default(), None);
     }
     if empty {
-        return (0, Some((ticket, None)));
+        return (Sent::default(), Some((ticket, None)));
     }
     let mut sender = H2Sender::new(send, body, Side::Downstream);
     let outcome = poll_fn(|cx| sender.poll(cx)).await;

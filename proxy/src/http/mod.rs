@@ -84,6 +84,8 @@ pub struct ExchangeEnd {
     pub bytes_received: u64,
     /// Body bytes sent downstream.
     pub bytes_sent: u64,
+    /// gRPC status in the trailers sent downstream.
+    pub grpc_status: Option<u16>,
 }
 
 /// A head that was refused before a request could be made of it.
