@@ -3,6 +3,8 @@
 //! The only module of the traffic side that opens sockets, so that every option (who is noticed as dead, and when) is set
 //! in one place.
 
+mod shut;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
@@ -14,6 +16,8 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use weft_core::fault::FaultKind;
+
+pub use shut::{admit, shut};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

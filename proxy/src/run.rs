@@ -39,8 +39,8 @@ const CONNECTIONS_MAX: usize = 65_536;
 /// Of one source address. A sidecar's outbound connections all come from its own workload.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 32_768;
 
-/// From deregistering to telling connections to finish: other proxies learn within it to call elsewhere, so that none
-/// meets a closing connection.
+/// From being no longer ready, and deregistered, to closing the door: other proxies, and balancers in front of a gateway,
+/// learn within it to call elsewhere.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// What the workload's own connections get, after the last request to it was answered, to finish.
@@ -259,12 +259,12 @@ impl Parts {
         let last = LAST_ACCEPTS.min(whole / 2);
         let timeout = whole - last;
         let drained = async {
-            if let Some(registered) = registered {
-                if registered.await.is_err() {
-                    tracing::warn!("registration task failed");
-                }
-                tokio::time::sleep(SETTLE.min(timeout)).await;
+            if let Some(registered) = registered
+                && registered.await.is_err()
+            {
+                tracing::warn!("registration task failed");
             }
+            tokio::time::sleep(SETTLE.min(timeout / 2)).await;
             started.drain();
             while shared.open.ingress.load(Ordering::Relaxed) > 0 {
                 tokio::time::sleep(DRAIN_POLL).await;

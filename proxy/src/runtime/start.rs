@@ -1,8 +1,9 @@
 //! Worker threads: one current-thread runtime each, the same listeners on all by SO_REUSEPORT, and their orderly end.
 //!
-//! The end has three steps. Draining: connections are told to finish, new ones are still accepted. Stopping: each worker
-//! accepts until its queue is empty (closing a listener resets what still waits in it), closes its listeners and waits
-//! for its connections, until the deadline. Then the thread ends and what is left is closed.
+//! The end has three steps. Draining: the doors that others come by let nobody else in, what waits at them is accepted,
+//! then they are closed (closing a listener resets what still waits in it); connections are told to finish. Stopping: the
+//! same for the workload's own door, and each worker waits for its connections, until the deadline. Then the thread ends
+//! and what is left is closed.
 
 use std::cell::Cell;
 use std::io;
@@ -30,8 +31,9 @@ use crate::{inbound, net, outbound};
 /// After a failed accept (descriptors have run out) a worker rests this long instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A stopping worker closes a listener when nothing has come for this long.
-const LAST_QUIET: Duration = Duration::from_millis(100);
+/// A listener that lets nobody else in is closed when nothing has come for this long: handshakes that had begun need one
+/// round trip. Clients that are kept out try again after a second, so waiting costs them nothing.
+const LAST_QUIET: Duration = Duration::from_millis(300);
 
 /// How often a stopping worker looks whether its connections have ended.
 const STOP_POLL: Duration = Duration::from_millis(5);
@@ -136,12 +138,14 @@ pub fn start(setup: Setup) -> io::Result<Workers> {
 }
 
 impl Workers {
-    /// Tells connections from others to finish. New ones are still served, and told the same.
+    /// Closes the doors that others come by, once what waits at them is accepted, and tells connections from others to
+    /// finish.
     pub fn drain(&self) {
         self.drain.start();
     }
 
-    /// Tells the workload's own connections to finish; as [`Workers::drain`], but last.
+    /// Tells the workload's own connections to finish. Its door stays open until [`Workers::stop`]: what it still has to
+    /// do may need others.
     pub fn drain_egress(&self) {
         self.egress_drain.start();
     }
@@ -210,35 +214,31 @@ async fn accept_loop(
     open: Rc<Cell<usize>>,
     mut stopping: watch::Receiver<Option<Duration>>,
 ) {
-    let mut last = false;
-    loop {
-        let accepted = if last {
-            // Closing the listener resets what waits in its queue, so it stays until nothing has come for a moment.
-            match tokio::time::timeout(LAST_QUIET, listener.accept()).await {
-                Ok(accepted) => accepted,
-                Err(_) => return,
-            }
-        } else {
-            tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = stopping.wait_for(Option::is_some) => {
-                    last = true;
-                    continue;
-                }
-            }
-        };
-        match accepted {
-            Ok((socket, from)) => begin(&worker, &door, &open, socket, from),
-            Err(error) => {
-                tracing::debug!(%error, "cannot accept");
-                if last {
-                    return;
-                }
-                worker.telemetry.count(Counter::AcceptPaused);
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+    let is_shut = Cell::new(false);
+    let accept = async || match listener.accept().await {
+        Ok((socket, _)) if is_shut.get() && net::admit(&socket).is_err() => net::reset(socket),
+        Ok((socket, from)) => begin(&worker, &door, &open, socket, from),
+        Err(error) => {
+            tracing::debug!(%error, "cannot accept");
+            worker.telemetry.count(Counter::AcceptPaused);
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
+    };
+    let accepting = async {
+        loop {
+            accept().await;
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = worker.drain.draining(), if !door.is_egress() => {}
+        _ = stopping.wait_for(Option::is_some) => {}
     }
+    match net::shut(&listener) {
+        Ok(()) => is_shut.set(true),
+        Err(error) => tracing::warn!(%error, "connections that begin while the door closes may be reset"),
+    }
+    while tokio::time::timeout(LAST_QUIET, accept()).await.is_ok() {}
 }
 
 fn begin(worker: &Rc<Worker>, door: &Door, open: &Rc<Cell<usize>>, socket: TcpStream, from: SocketAddr) {

@@ -225,6 +225,12 @@ impl Mesh {
         self.sidecars.get_mut(instance)
     }
 
+    /// The process of the gateway at this place of the file.
+    #[must_use]
+    pub fn gateway_process(&mut self, place: usize) -> Option<&mut Process> {
+        self.gateways.get_mut(place)
+    }
+
     /// Directory with state and sockets.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
