@@ -4,10 +4,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use tokio::process::Command;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
 use weft_integration::apps::{idle_app, python, python_app, script};
-use weft_integration::assert::wait_for;
+use weft_integration::assert::{record, wait_for};
 use weft_integration::mesh::{TestMesh, with_mesh};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +36,87 @@ fn continuous_load_through_a_drain_sees_nothing() -> anyhow::Result<()> {
         anyhow::ensure!(said["failed"] == 0 && said["sent"].as_u64() > Some(1000), "{said}");
         let slow = String::from_utf8(slow.await??.stdout)?;
         anyhow::ensure!(slow == "slow200", "the request in flight: {slow}");
+        Ok(())
+    })
+}
+
+/// A server whose sidecar drains for as long as a slow request needs.
+fn patient(name: &str, replicas: u32) -> anyhow::Result<String> {
+    let rest =
+        format!("ports: [{{port: 8080, protocol: http}}], replicas: {replicas}, proxyArgs: [--drain-timeout=20]");
+    python_app(name, &["http_app.py", "8080"], &rest)
+}
+
+/// Waits until the sidecar has this many requests in flight.
+async fn in_flight(mesh: &TestMesh, instance: &str, count: u32) -> anyhow::Result<()> {
+    let expected = format!("weft_requests_in_flight {count}");
+    wait_for(&expected, DEADLINE, || async {
+        let curl = ["curl", "-sS", "--fail", "http://127.0.0.1:15020/metrics"];
+        let text = mesh.stdout(instance, &curl).await.map_err(|error| error.to_string())?;
+        if text.contains(&expected) { Ok(()) } else { Err(text) }
+    })
+    .await
+}
+
+/// Asks for an answer that takes some seconds, and waits until the request is at the sidecar of `instance`.
+async fn slow(mesh: &TestMesh, instance: &str, milliseconds: u32) -> anyhow::Result<Child> {
+    let url = format!("http://{}:8080/slow/{milliseconds}", mesh.instance(instance)?.address);
+    let curl = ["curl", "-sS", "--max-time", "20", "-w", "%{http_code}", &url];
+    let mut command = mesh.mesh.command(mesh.instance("client-0")?, &curl);
+    let asking = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    in_flight(mesh, instance, 1).await?;
+    Ok(asking)
+}
+
+/// Ends a sidecar in order.
+async fn end(mesh: &mut TestMesh, instance: &str) -> anyhow::Result<()> {
+    let sidecar = mesh.mesh.sidecar_process(instance).ok_or_else(|| anyhow::anyhow!("no sidecar"))?;
+    sidecar.signal(Signal::SIGTERM);
+    let status = tokio::time::timeout(DEADLINE, sidecar.wait()).await??;
+    anyhow::ensure!(status.success(), "the sidecar ended with {status}");
+    Ok(())
+}
+
+async fn answer(asking: Child) -> anyhow::Result<String> {
+    let output = tokio::time::timeout(DEADLINE, asking.wait_with_output()).await??;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[test]
+fn a_slow_request_is_answered_by_the_replica_that_has_it() -> anyhow::Result<()> {
+    with_mesh(&format!("apps:\n{}{}", patient("server", 2)?, idle_app("client")), async |mesh| {
+        let asking = slow(mesh, "server-1", 5000).await?;
+        end(mesh, "server-1").await?;
+        let said = answer(asking).await?;
+        anyhow::ensure!(said == "slow200", "{said}");
+        let fields = [("path", json!("/slow/5000")), ("direction", json!("inbound")), ("status", json!(200))];
+        record(mesh, "server-1", &fields).await?;
+        let log = std::fs::read_to_string(mesh.log("server-1.proxy"))?;
+        anyhow::ensure!(!log.contains("drain deadline"), "nothing was cut: {log}");
+        Ok(())
+    })
+}
+
+/// What is being answered may need others: calls of a draining instance's application succeed until its sidecar is gone.
+#[test]
+fn a_draining_instance_goes_on_calling_out() -> anyhow::Result<()> {
+    let yaml = format!("apps:\n{}{}{}", patient("busy", 1)?, patient("server", 1)?, idle_app("client"));
+    with_mesh(&yaml, async |mesh| {
+        let asking = slow(mesh, "busy-0", 4000).await?;
+        let (python, load) = (python()?.display().to_string(), script("load.py")?.display().to_string());
+        let load = [python.as_str(), &load, "http://server:8080/echo", "25", "4", "--until-refused"];
+        let mut loading = mesh.mesh.command(mesh.instance("busy-0")?, &load);
+        let loading = loading.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        record(mesh, "busy-0", &[("path", json!("/echo"))]).await?;
+        end(mesh, "busy-0").await?;
+        let (answered, loaded) = (answer(asking).await?, answer(loading).await?);
+        anyhow::ensure!(answered == "slow200", "{answered}");
+        let loaded: Value = serde_json::from_str(&loaded)?;
+        anyhow::ensure!(loaded["failed"] == 0 && loaded["refused"] == 4, "{loaded}");
+        let records = mesh.records("busy-0")?;
+        let mut late = records.iter().skip_while(|one| one["path"] != "/slow/4000").skip(1);
+        let called = late.any(|one| one["path"] == "/echo" && one["status"] == 200);
+        anyhow::ensure!(called, "it called out after it had answered its last request");
         Ok(())
     })
 }

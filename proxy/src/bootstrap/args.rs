@@ -11,7 +11,7 @@ use crate::intercept::InitArgs;
 
 /// The sidecar and gateway of the Weft service mesh.
 #[derive(Debug, Parser)]
-#[command(name = "weft-proxy", version, about, long_about = None)]
+#[command(name = "weft-proxy", version, about, long_about = None, args_override_self = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
