@@ -13,7 +13,7 @@ use weft_core::propagate::request_id::{REQUEST_ID, RequestId, Trust, ensure};
 use weft_core::propagate::trace::{Sampling, Span, propagate};
 
 use crate::entropy::ThreadEntropy;
-use crate::exchange::{Connection, Exchange};
+use crate::exchange::{Connection, Exchange, Upstream, record_connection};
 use crate::forward::forward;
 use crate::http::{
     ExchangeEnd, Handler, Interim, Refusal, Request, Response, ServeEnd, fault_response, serve_h1, serve_h2,
@@ -22,7 +22,7 @@ use crate::io::Stream;
 use crate::runtime::drain::DrainSignal;
 use crate::runtime::worker::Worker;
 use crate::site::Site;
-use crate::tcp::relay;
+use crate::tcp::{RelayEnd, relay};
 use crate::telemetry::{AccessRecord, Counter, Direction, Kind};
 
 /// Serves the requests of one downstream connection.
@@ -157,6 +157,11 @@ impl Handler for HttpPath {
         record.status = Some(refusal.status);
         record.fault = Some(refusal.fault);
         self.worker.telemetry.finish(&record);
+    }
+
+    fn broken(&self, fault: FaultKind) {
+        let end = RelayEnd { fault: Some(fault), ..RelayEnd::default() };
+        record_connection(&self.worker, &self.connection, &Upstream::default(), Some("http"), end);
     }
 
     async fn tunnel(&self, ticket: Exchange, downstream: Stream, upstream: Stream) {

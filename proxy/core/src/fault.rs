@@ -26,6 +26,8 @@ pub enum FaultKind {
     ConnectRefused,
     /// The body broke its framing.
     BadBody,
+    /// The downstream sends more resets, settings, pings or fragments of heads than any honest client does.
+    Flood,
     /// The downstream left before the end.
     DownstreamReset,
     /// First bytes or the TLS handshake did not arrive in time.
@@ -173,6 +175,13 @@ impl FaultKind {
                 ("DPE", "http_request_error"),
                 Downstream,
                 "request body breaks its framing",
+            ),
+            Self::Flood => look(
+                "flood",
+                (429, 8),
+                ("DPE", "connection_limit_reached"),
+                Downstream,
+                "HTTP/2 frames that carry nothing exceed their bound",
             ),
             Self::DownstreamReset => look(
                 "downstream_reset",

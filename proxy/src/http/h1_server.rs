@@ -64,7 +64,12 @@ pub async fn serve_h1<H: Handler>(stream: Stream, limits: &HttpLimits, drain: Dr
     loop {
         let parsed = match server.next_head().await {
             Ok(parsed) => parsed,
-            Err(NoHead::End(end)) => return end,
+            Err(NoHead::End(end)) => {
+                if let ServeEnd::Fault(fault) = end {
+                    handler.broken(fault);
+                }
+                return end;
+            }
             Err(NoHead::Refused(refusal)) => {
                 server.refuse(refusal).await;
                 return ServeEnd::Fault(refusal_fault(refusal));

@@ -47,6 +47,19 @@ pub async fn serve_h2<H: Handler + 'static>(
     drain: DrainSignal,
     handler: &Rc<H>,
 ) -> ServeEnd {
+    let end = serve(stream, limits, drain, handler).await;
+    if let ServeEnd::Fault(fault) = end {
+        handler.broken(fault);
+    }
+    end
+}
+
+async fn serve<H: Handler + 'static>(
+    stream: Stream,
+    limits: &Rc<HttpLimits>,
+    drain: DrainSignal,
+    handler: &Rc<H>,
+) -> ServeEnd {
     let mut builder = server::Builder::new();
     builder
         .max_concurrent_streams(limits.streams_max)
@@ -57,8 +70,7 @@ pub async fn serve_h2<H: Handler + 'static>(
         .max_send_buffer_size(super::OUT_BYTES_MAX);
     let mut connection = match timeout(limits.head_timeout, builder.handshake::<_, Bytes>(stream)).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) if error.is_io() => return ServeEnd::Fault(FaultKind::DownstreamReset),
-        Ok(Err(_)) => return ServeEnd::Fault(FaultKind::BadRequest),
+        Ok(Err(error)) => return ServeEnd::Fault(connection_fault(&error)),
         Err(_) => return ServeEnd::Fault(FaultKind::HeadTimeout),
     };
     let open = Rc::<Streams>::default();
@@ -83,7 +95,7 @@ pub async fn serve_h2<H: Handler + 'static>(
             }
             Next::Stream(Some(Err(error))) => {
                 let clean = error.reason() == Some(Reason::NO_ERROR);
-                return if clean { ServeEnd::Closed } else { ServeEnd::Fault(FaultKind::DownstreamReset) };
+                return if clean { ServeEnd::Closed } else { ServeEnd::Fault(connection_fault(&error)) };
             }
             Next::Stream(None) => {
                 return match (told, idle) {
@@ -100,6 +112,16 @@ pub async fn serve_h2<H: Handler + 'static>(
                 connection.graceful_shutdown();
             }
         }
+    }
+}
+
+/// Who broke a connection, and how: the crate ends one by itself where frames break the protocol or its bounds.
+fn connection_fault(error: &h2::Error) -> FaultKind {
+    match error.reason() {
+        _ if !error.is_library() => FaultKind::DownstreamReset,
+        Some(Reason::ENHANCE_YOUR_CALM) => FaultKind::Flood,
+        Some(_) => FaultKind::BadRequest,
+        None => FaultKind::DownstreamReset,
     }
 }
 

@@ -123,6 +123,9 @@ pub trait Handler {
     /// A head was refused and answered; called so that it gets a record.
     fn refused(&self, refusal: &Refusal);
 
+    /// The connection broke outside any request, or with all of its requests; called so that it gets a record.
+    fn broken(&self, fault: FaultKind);
+
     /// Relays a tunnel that a response opened, until both directions have ended.
     fn tunnel(&self, ticket: Self::Ticket, downstream: Stream, upstream: Stream) -> impl Future<Output = ()>;
 }

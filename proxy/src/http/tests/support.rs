@@ -152,6 +152,10 @@ impl Handler for Forward {
         self.note(format!("refused {} {}", refusal.fault.code(), refusal.status));
     }
 
+    fn broken(&self, fault: FaultKind) {
+        self.note(format!("broken {}", fault.code()));
+    }
+
     async fn tunnel(&self, (): (), mut downstream: Stream, mut upstream: Stream) {
         let ends = copy_bidirectional(&mut downstream, &mut upstream).await;
         self.note(format!("tunnel {:?}", ends.map_err(|e| e.kind())));
