@@ -3,8 +3,8 @@
 
     load.py URL SECONDS WORKERS [--until-refused]
 
-Prints one JSON object: how many were answered, how many connections were refused, and each kind of failure with its
-count. A refused connection is a failure too, but with --until-refused, where it ends its worker in order.
+Prints one JSON object: how many were answered, how many connections were refused (the first after how many seconds), and
+each kind of failure with its count. A refused connection is a failure too, but with --until-refused, where it ends its worker in order.
 """
 import collections
 import http.client
@@ -30,6 +30,7 @@ def worker(url, ends, kept, until_refused, lock, totals, failures):
         except ConnectionRefusedError as error:
             with lock:
                 totals["refused"] += 1
+                totals.setdefault("first_refused", time.monotonic())
                 if not until_refused:
                     failures[repr(error)] += 1
             if until_refused:
@@ -65,7 +66,8 @@ def worker(url, ends, kept, until_refused, lock, totals, failures):
 def main():
     url, seconds, count = urllib.parse.urlparse(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     totals, failures, lock = collections.Counter(), collections.Counter(), threading.Lock()
-    ends = time.monotonic() + seconds
+    began = time.monotonic()
+    ends = began + seconds
     until_refused = "--until-refused" in sys.argv
     threads = [
         threading.Thread(target=worker, args=(url, ends, index % 2 == 0, until_refused, lock, totals, failures))
@@ -75,8 +77,9 @@ def main():
         thread.start()
     for thread in threads:
         thread.join()
-    told = {"sent": totals["sent"], "refused": totals["refused"], "failed": sum(failures.values()), "failures": failures}
-    print(json.dumps(told))
+    refused_after = totals["first_refused"] - began if totals["refused"] else None
+    told = {"sent": totals["sent"], "refused": totals["refused"], "refused_after": refused_after}
+    print(json.dumps(told | {"failed": sum(failures.values()), "failures": failures}))
 
 
 if __name__ == "__main__":

@@ -113,6 +113,8 @@ fn a_draining_instance_goes_on_calling_out() -> anyhow::Result<()> {
         anyhow::ensure!(answered == "slow200", "{answered}");
         let loaded: Value = serde_json::from_str(&loaded)?;
         anyhow::ensure!(loaded["failed"] == 0 && loaded["refused"] == 4, "{loaded}");
+        let lasted = loaded["refused_after"].as_f64().is_some_and(|seconds| seconds > 4.0);
+        anyhow::ensure!(lasted, "new connections too, beyond the request of 4 s: {loaded}");
         let records = mesh.records("busy-0")?;
         let mut late = records.iter().skip_while(|one| one["path"] != "/slow/4000").skip(1);
         let called = late.any(|one| one["path"] == "/echo" && one["status"] == 200);
