@@ -6,8 +6,10 @@
     tcp_app.py echo PORT               echoes bytes until the end
     tcp_app.py first-byte HOST PORT N  connects N times, prints the median milliseconds to the server's first byte
     tcp_app.py send HOST PORT BYTES    sends that many bytes, half-closes, prints what comes back
+    tcp_app.py exchange HOST PORT BYTES  sends that many random bytes to `echo`, half-closes, compares what comes back
 """
 import hashlib
+import random
 import socket
 import statistics
 import sys
@@ -79,11 +81,31 @@ def send(host, port, total):
     sys.exit(0 if reply == expected else 1)
 
 
+def exchange(host, port, total):
+    sent = random.Random(total).randbytes(total)
+    received = bytearray()
+    with socket.create_connection((host, port), timeout=60) as connection:
+        def write():
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        while data := connection.recv(65536):
+            received += data
+        writing.join()
+    if received != sent:
+        differ = next((at for at, (ours, theirs) in enumerate(zip(sent, received)) if ours != theirs), len(received))
+        sys.exit(f"{len(received)} of {total} bytes came back; the first that differs is {differ}")
+
+
 if __name__ == "__main__":
     verb, *rest = sys.argv[1:]
     if verb in ("greet", "sink", "echo"):
         each(int(rest[0]), {"greet": greet, "sink": sink, "echo": echo}[verb])
     elif verb == "first-byte":
         first_byte(rest[0], int(rest[1]), int(rest[2]))
+    elif verb == "exchange":
+        exchange(rest[0], int(rest[1]), int(rest[2]))
     else:
         send(rest[0], int(rest[1]), int(rest[2]))
