@@ -32,6 +32,12 @@ fn the_wire_carries_no_plaintext() -> anyhow::Result<()> {
         anyhow::ensure!(link.len() > EMPTY_CAPTURE, "the capture on the pod link is empty");
         anyhow::ensure!(!holds(&link, marker), "the pod link carries plaintext");
         anyhow::ensure!(holds(&inside, marker), "the application's side carries no plaintext: the capture is blind");
+        for (instance, side) in [("client-0", "upstream"), ("server-0", "downstream")] {
+            let page = mesh.stdout(instance, &["curl", "-sS", "--fail", "http://127.0.0.1:15020/metrics"]).await?;
+            let counted =
+                format!("weft_mesh_handshakes_total{{side=\"{side}\",group=\"X25519MLKEM768\",resumed=\"false\"}} 1");
+            anyhow::ensure!(page.lines().any(|line| line == counted), "{counted} not in\n{page}");
+        }
         // Without the rules nothing protects the bytes, and the same capture on the same link sees it.
         let proxy = Binaries::locate()?.find("weft-proxy")?.display().to_string();
         for instance in ["client-0", "server-0"] {

@@ -10,7 +10,7 @@ use crate::io::Stream;
 use crate::net;
 use crate::pool::LinkKey;
 use crate::runtime::worker::Worker;
-use crate::telemetry::Counter;
+use crate::telemetry::{Counter, Side};
 use crate::tls::MeshPeer;
 
 /// A fresh connection upstream.
@@ -38,6 +38,7 @@ pub async fn dial(worker: &Worker, key: &LinkKey, alpn: MeshAlpn) -> Result<Link
     };
     match worker.connector.connect(socket, expected, alpn).await {
         Ok((tls, peer)) => {
+            worker.telemetry.handshake(Side::Upstream, peer.group, peer.resumed);
             let own = worker.connector.identity().map_or(i64::MAX, |own| own.not_after);
             let expires = own.min(peer.not_after);
             Ok(Linked { stream: Stream::tls_client(tls), peer: Some(Rc::new(peer)), expires })

@@ -20,7 +20,7 @@ use crate::peek::{Peeked, peek};
 use crate::runtime::drain::drain;
 use crate::runtime::worker::Worker;
 use crate::site::Site;
-use crate::telemetry::{Counter, Direction};
+use crate::telemetry::{Counter, Direction, Side};
 use crate::tls::MeshPeer;
 
 /// Serves one captured inbound connection to its end.
@@ -58,6 +58,7 @@ pub async fn serve_to(
         }
     };
     let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
+    worker.telemetry.detected(worker.now().since(connection.opened));
     let peeked = match peeked {
         Ok(Peeked::Tls(hello)) if hello.mesh().is_some() => return mesh(worker, &connection, stream, site).await,
         other => other,
@@ -108,6 +109,7 @@ async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, s
             return crate::exchange::record_connection(&worker, connection, &Upstream::default(), Some("tls"), end);
         }
     };
+    worker.telemetry.handshake(Side::Downstream, peer.group, peer.resumed);
     let (alpn, until) = (peer.alpn, peer.not_after);
     let connection = Rc::new(proven(&worker, connection, peer));
     match alpn {

@@ -40,6 +40,7 @@ pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream
         }
     };
     let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
+    worker.telemetry.detected(worker.now().since(connection.opened));
     match (peeked, located) {
         (Ok(Peeked::Left), _) => {}
         (Ok(Peeked::Http1), Ok(_)) => http(worker, connection, stream, site, false).await,
@@ -84,14 +85,16 @@ pub(crate) async fn look(
     let silence = if known { Duration::ZERO } else { silence };
     let dial = async { l4::open(worker, to).await.map_err(|(fault, _)| fault) };
     let (peeked, ended_by) = peek_speculating(stream, timeouts.detect, silence, dial).await?;
-    if ended_by == Silence::ServerFirst {
-        worker.telemetry.count(Counter::ServerFirst);
+    match ended_by {
+        Silence::ServerFirst => worker.telemetry.count(Counter::ServerFirst),
+        Silence::BrokenLate => worker.telemetry.count(Counter::LateClient),
+        Silence::Broken => {}
     }
     if let Some(at) = remembered {
         let mut first_bytes = worker.first_bytes.borrow_mut();
         match ended_by {
             Silence::ServerFirst => first_bytes.remember(at, worker.now()),
-            Silence::Broken => first_bytes.forget(at),
+            Silence::Broken | Silence::BrokenLate => first_bytes.forget(at),
         }
     }
     Ok(peeked)

@@ -122,8 +122,9 @@ pub async fn peek_speculating<U: Speculative>(
     match outcome {
         Outcome::Client(detected) => {
             let peeked = settle(client, prefix, detected)?;
+            let broken = if dialed.is_some() { Silence::BrokenLate } else { Silence::Broken };
             let peeked = if let Peeked::Opaque(None) = peeked { Peeked::Opaque(dialed) } else { peeked };
-            Ok((peeked, Silence::Broken))
+            Ok((peeked, broken))
         }
         Outcome::Server(Spoken::Bytes) => {
             client.unread(prefix.freeze());
@@ -136,7 +137,7 @@ pub async fn peek_speculating<U: Speculative>(
         Outcome::Server(Spoken::Http) => {
             drop(dialed);
             let detected = read_until_decided(client, &mut prefix, within).await;
-            Ok((settle(client, prefix, detected)?, Silence::Broken))
+            Ok((settle(client, prefix, detected)?, Silence::BrokenLate))
         }
     }
 }
@@ -146,6 +147,8 @@ pub async fn peek_speculating<U: Speculative>(
 pub enum Silence {
     /// The client, or nobody.
     Broken,
+    /// The client, after a way upstream had been opened for it as bytes. A detector that only waits would have been wrong.
+    BrokenLate,
     /// The server, with bytes that are not HTTP: worth remembering.
     ServerFirst,
 }

@@ -5,7 +5,7 @@
 //! number of services counted apart is bounded (O2).
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -59,6 +59,7 @@ closed_set!(
         Retried = "weft_retries_total", "attempts beyond the first";
         DetectTimeout = "weft_detect_timeouts_total", "connections whose first bytes did not arrive in time";
         ServerFirst = "weft_server_first_total", "connections on which the server spoke first";
+        LateClient = "weft_detection_late_clients_total", "clients that spoke first only after their silence had been taken for waiting";
         HeadRefused = "weft_heads_refused_total", "request heads refused as malformed or too large";
         ConnectionPanicked = "weft_connection_panics_total", "connections ended by a defect of the proxy";
     }
@@ -83,6 +84,81 @@ struct Shard {
     counters: [AtomicU64; Counter::ALL.len()],
     gauges: [AtomicI64; Gauge::ALL.len()],
     series: Mutex<HashMap<SeriesKey, Arc<Series>>>,
+    /// By side, group and whether resumed; a handshake costs so much that a lock is nothing beside it.
+    handshakes: Mutex<BTreeMap<(Side, &'static str, bool), u64>>,
+    detection: Histogram,
+}
+
+/// Where the peer of a mesh handshake stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// It called us.
+    Downstream,
+    /// We called it.
+    Upstream,
+}
+
+impl Side {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// Durations, written by one thread.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// One more than the bounds: the last is +Inf.
+    buckets: [AtomicU64; BOUNDS_US.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let index = BOUNDS_US.partition_point(|bound| *bound < us);
+        if let Some(bucket) = self.buckets.get(index) {
+            bump(bucket, 1);
+        }
+        bump(&self.sum_us, us);
+    }
+}
+
+/// Sum of histograms.
+#[derive(Debug, Default)]
+struct Distribution {
+    buckets: [u64; BOUNDS_US.len() + 1],
+    sum_us: u64,
+}
+
+impl Distribution {
+    fn add(&mut self, histogram: &Histogram) {
+        for (sum, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *sum += bucket.load(Ordering::Relaxed);
+        }
+        self.sum_us += histogram.sum_us.load(Ordering::Relaxed);
+    }
+
+    /// `labels` is empty or ends in a comma. Nothing is shown of what never happened.
+    fn render(&self, out: &mut String, name: &str, labels: &str) {
+        if self.buckets.iter().all(|bucket| *bucket == 0) {
+            return;
+        }
+        let mut sum = 0;
+        for (bound, count) in BOUNDS_US.iter().zip(&self.buckets) {
+            sum += count;
+            let bound = Duration::from_micros(*bound).as_secs_f64();
+            line(out, format_args!("{name}_bucket{{{labels}le=\"{bound}\"}} {sum}"));
+        }
+        let all: u64 = self.buckets.iter().sum();
+        line(out, format_args!("{name}_bucket{{{labels}le=\"+Inf\"}} {all}"));
+        let labels = labels.trim_end_matches(',');
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        line(out, format_args!("{name}_sum{labels} {}", Duration::from_micros(self.sum_us).as_secs_f64()));
+        line(out, format_args!("{name}_count{labels} {all}"));
+    }
 }
 
 type SeriesKey = (Direction, Option<ServiceKey>);
@@ -93,9 +169,7 @@ struct Series {
     connections: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
-    /// One more than the bounds: the last is +Inf.
-    buckets: [AtomicU64; BOUNDS_US.len() + 1],
-    duration_us: AtomicU64,
+    duration: Histogram,
     /// By class (index 0 is 1xx) and fault code; only this worker adds entries.
     requests: Mutex<Vec<(u8, &'static str, Arc<AtomicU64>)>>,
     connection_faults: Mutex<Vec<(&'static str, Arc<AtomicU64>)>>,
@@ -143,7 +217,28 @@ impl Hub {
             head(out, gauge.metric());
             line(out, format_args!("{} {}", gauge.metric().name, self.gauge(*gauge)));
         }
+        self.render_handshakes(out);
+        let mut detection = Distribution::default();
+        for shard in lock(&self.shards).iter() {
+            detection.add(&shard.detection);
+        }
+        head(out, names::DETECTION);
+        detection.render(out, names::DETECTION.name, "");
         self.render_series(out);
+    }
+
+    fn render_handshakes(&self, out: &mut String) {
+        let mut all: BTreeMap<(Side, &str, bool), u64> = BTreeMap::new();
+        for shard in lock(&self.shards).iter() {
+            for (kind, count) in lock(&shard.handshakes).iter() {
+                *all.entry(*kind).or_default() += count;
+            }
+        }
+        head(out, names::HANDSHAKES);
+        for ((side, group, resumed), count) in all {
+            let (name, side) = (names::HANDSHAKES.name, side.as_str());
+            line(out, format_args!("{name}{{side=\"{side}\",group=\"{group}\",resumed=\"{resumed}\"}} {count}"));
+        }
     }
 
     fn render_series(&self, out: &mut String) {
@@ -160,7 +255,8 @@ impl Hub {
         }
         head(out, names::REQUEST_DURATION);
         for ((direction, service), total) in &totals {
-            render_histogram(out, &labels(*direction, service.as_ref()), total);
+            let labels = format!("{},", labels(*direction, service.as_ref()));
+            total.duration.render(out, names::REQUEST_DURATION.name, &labels);
         }
         head(out, names::CONNECTIONS);
         for ((direction, service), total) in &totals {
@@ -215,6 +311,14 @@ impl WorkerShard {
         cell.store(cell.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
     }
 
+    pub(super) fn handshake(&self, side: Side, group: &'static str, resumed: bool) {
+        *lock(&self.shard.handshakes).entry((side, group, resumed)).or_default() += 1;
+    }
+
+    pub(super) fn detected(&self, after: Duration) {
+        self.shard.detection.observe(after);
+    }
+
     pub(super) fn finish(&self, record: &AccessRecord<'_>) {
         let series = self.series(record.direction, record.service);
         let fault = record.fault.map_or("", weft_core::fault::FaultKind::code);
@@ -224,7 +328,7 @@ impl WorkerShard {
             Kind::Request => {
                 let class = record.status.map_or(0, |status| u8::try_from(status / 100).unwrap_or(0));
                 series.request(class, fault);
-                series.duration(record.finished.since(record.started));
+                series.duration.observe(record.finished.since(record.started));
             }
             Kind::Connection => series.connection(fault),
         }
@@ -266,15 +370,6 @@ impl Series {
         }
         faults.push((fault, Arc::new(AtomicU64::new(1))));
     }
-
-    fn duration(&self, duration: Duration) {
-        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let index = BOUNDS_US.partition_point(|bound| *bound < us);
-        if let Some(bucket) = self.buckets.get(index) {
-            bump(bucket, 1);
-        }
-        bump(&self.duration_us, us);
-    }
 }
 
 /// Adds to a cell that only this thread writes.
@@ -286,10 +381,9 @@ fn bump(cell: &AtomicU64, by: u64) {
 struct Total {
     received: u64,
     sent: u64,
-    buckets: [u64; BOUNDS_US.len() + 1],
-    duration_us: u64,
-    requests: std::collections::BTreeMap<(u8, &'static str), u64>,
-    connections: std::collections::BTreeMap<&'static str, u64>,
+    duration: Distribution,
+    requests: BTreeMap<(u8, &'static str), u64>,
+    connections: BTreeMap<&'static str, u64>,
 }
 
 impl Total {
@@ -304,10 +398,7 @@ impl Total {
     fn add(&mut self, series: &Series) {
         self.received += series.received.load(Ordering::Relaxed);
         self.sent += series.sent.load(Ordering::Relaxed);
-        self.duration_us += series.duration_us.load(Ordering::Relaxed);
-        for (sum, bucket) in self.buckets.iter_mut().zip(&series.buckets) {
-            *sum += bucket.load(Ordering::Relaxed);
-        }
+        self.duration.add(&series.duration);
         for (class, fault, count) in lock(&series.requests).iter() {
             *self.requests.entry((*class, *fault)).or_default() += count.load(Ordering::Relaxed);
         }
@@ -315,25 +406,6 @@ impl Total {
             *self.connections.entry(*fault).or_default() += count.load(Ordering::Relaxed);
         }
     }
-}
-
-fn render_histogram(out: &mut String, labels: &str, total: &Total) {
-    let name = names::REQUEST_DURATION.name;
-    let mut sum = 0;
-    if total.buckets.iter().all(|bucket| *bucket == 0) {
-        return;
-    }
-    for (bound, count) in BOUNDS_US.iter().zip(&total.buckets) {
-        sum += count;
-        line(
-            out,
-            format_args!("{name}_bucket{{{labels},le=\"{}\"}} {sum}", Duration::from_micros(*bound).as_secs_f64()),
-        );
-    }
-    let all: u64 = total.buckets.iter().sum();
-    line(out, format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {all}"));
-    line(out, format_args!("{name}_sum{{{labels}}} {}", Duration::from_micros(total.duration_us).as_secs_f64()));
-    line(out, format_args!("{name}_count{{{labels}}} {all}"));
 }
 
 fn labels(direction: Direction, service: Option<&ServiceKey>) -> String {
@@ -384,6 +456,8 @@ mod tests {
             worker.count(Counter::Passthrough);
             worker.gauge(Gauge::RequestsInFlight, 3);
             worker.gauge(Gauge::RequestsInFlight, -1);
+            worker.handshake(Side::Upstream, "X25519", false);
+            worker.detected(Duration::from_micros(600));
         }
         let mut text = String::new();
         hub.render(&mut text);
@@ -396,6 +470,10 @@ mod tests {
             "weft_sent_bytes_total{direction=\"outbound\",service=\"shop/cart\"} 28",
             "weft_passthrough_total 2",
             "weft_requests_in_flight 4",
+            "weft_mesh_handshakes_total{side=\"upstream\",group=\"X25519\",resumed=\"false\"} 2",
+            "weft_detection_seconds_bucket{le=\"0.0005\"} 0",
+            "weft_detection_seconds_bucket{le=\"0.001\"} 2",
+            "weft_detection_seconds_count 2",
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected}\nnot in\n{text}");
         }

@@ -10,9 +10,10 @@ mod record;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use access_log::{AccessLog, LogHandle, LogTarget};
-pub use metrics::{Counter, Gauge, Hub};
+pub use metrics::{Counter, Gauge, Hub, Side};
 pub use record::{AccessRecord, Direction, Kind};
 
 use crate::clock::Clock;
@@ -48,6 +49,16 @@ impl Telemetry {
                 self.count(Counter::AccessRecordsDropped);
             }
         }
+    }
+
+    /// Counts a mesh handshake that succeeded. `group`: of its key exchange.
+    pub fn handshake(&self, side: Side, group: &'static str, resumed: bool) {
+        self.shard.handshake(side, group, resumed);
+    }
+
+    /// It took this long to know what a connection speaks.
+    pub fn detected(&self, after: Duration) {
+        self.shard.detected(after);
     }
 
     /// Adds one to a counter.

@@ -27,6 +27,15 @@ pub const CONNECTIONS: Metric = metric(
     "counter",
     "finished connections that were relayed as bytes or ended before a request",
 );
+/// Mesh handshakes by side, group and resumption.
+pub const HANDSHAKES: Metric = metric(
+    "weft_mesh_handshakes_total",
+    "counter",
+    "mesh handshakes that succeeded, by side, key exchange group and whether a session was resumed",
+);
+/// Time until it is known what a connection speaks.
+pub const DETECTION: Metric =
+    metric("weft_detection_seconds", "histogram", "time from accepting a connection to knowing what it speaks");
 /// Bytes from downstream.
 pub const BYTES_RECEIVED: Metric =
     metric("weft_received_bytes_total", "counter", "body and stream bytes from downstream");

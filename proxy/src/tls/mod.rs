@@ -37,6 +37,8 @@ pub struct MeshPeer {
     pub alpn: MeshAlpn,
     /// Negotiated key exchange group, for example `X25519MLKEM768`.
     pub group: &'static str,
+    /// An earlier session was resumed.
+    pub resumed: bool,
 }
 
 /// Version of every mesh handshake, as records show it.
@@ -113,5 +115,6 @@ fn judge(connection: &rustls::CommonState, now: i64) -> Result<MeshPeer, TlsErro
         not_after: leaf.not_after,
         alpn,
         group: group.unwrap_or("unknown"),
+        resumed: connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
     })
 }

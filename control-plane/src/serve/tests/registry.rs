@@ -5,9 +5,9 @@ use weft_proto::v1::discovery_client::DiscoveryClient;
 use weft_proto::v1::registry_client::RegistryClient;
 use weft_proto::v1::{
     Ack, ApplyRequest, ApplyResponse, DeleteRequest, DeregisterRequest, DiscoveryRequest, DiscoveryResponse,
-    GetRequest, Hello, ListRequest, RegisterRequest, RenewRequest, ReportReadinessRequest, ServiceKey, Target, Update,
-    UserResource, WatchRequest, WorkloadPort, apply_response, discovery_request, discovery_response, resource, target,
-    watch_event,
+    GetRequest, Held, Hello, ListRequest, RegisterRequest, RenewRequest, ReportReadinessRequest, ResourceName,
+    ServiceKey, Target, Update, UserResource, WatchRequest, WorkloadPort, apply_response, discovery_request,
+    discovery_response, resource, target, watch_event,
 };
 
 use super::*;
@@ -19,45 +19,68 @@ struct Follower {
     send: tokio::sync::mpsc::Sender<DiscoveryRequest>,
     updates: tonic::Streaming<DiscoveryResponse>,
     endpoints: std::collections::BTreeSet<String>,
+    versions: std::collections::HashMap<(i32, String), u64>,
+    upserted: usize,
     removed: usize,
 }
 
 impl Follower {
     async fn begin(channel: Channel, service: &str) -> Self {
+        Self::resume(channel, service, &[]).await
+    }
+
+    /// As a proxy that was connected before and holds this.
+    async fn resume(channel: Channel, service: &str, held: &[Held]) -> Self {
         let (send, requests) = tokio::sync::mpsc::channel(16);
         let service = ServiceKey { namespace: "shop".into(), name: service.into() };
         let targets = vec![Target { target: Some(target::Target::Service(service)) }];
-        let hello = Hello { protocol_version: 1, targets, ..Hello::default() };
+        let hello = Hello { protocol_version: 1, targets, held: held.to_vec(), ..Hello::default() };
         send.send(DiscoveryRequest { message: Some(discovery_request::Message::Hello(hello)) }).await.unwrap();
         let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
         let updates = DiscoveryClient::new(channel).stream(requests).await.unwrap().into_inner();
-        Self { send, updates, endpoints: std::collections::BTreeSet::new(), removed: 0 }
+        let (endpoints, versions) = Default::default();
+        Self { send, updates, endpoints, versions, upserted: 0, removed: 0 }
+    }
+
+    fn held(&self) -> Vec<Held> {
+        let named = |((kind, name), version): (&(i32, String), &u64)| Held {
+            name: Some(ResourceName { kind: *kind, name: name.clone() }),
+            version: *version,
+        };
+        self.versions.iter().map(named).collect()
+    }
+
+    /// Reads and acknowledges one update.
+    async fn next(&mut self) {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.updates.message()).await.expect("an update");
+            let Some(discovery_response::Message::Update(update)) = message.unwrap().unwrap().message else { continue };
+            self.take(&update);
+            let ack = Ack { nonce: update.nonce, ..Ack::default() };
+            let ack = DiscoveryRequest { message: Some(discovery_request::Message::Ack(ack)) };
+            return self.send.send(ack).await.unwrap();
+        }
     }
 
     /// Reads and acknowledges updates until the endpoints are these.
     async fn until(&mut self, expected: &[&str]) {
-        let seen = tokio::time::timeout(PATIENCE, async {
-            while !self.endpoints.iter().map(String::as_str).eq(expected.iter().copied()) {
-                let message = self.updates.message().await.unwrap().expect("an update").message;
-                let Some(discovery_response::Message::Update(update)) = message else { continue };
-                self.take(&update);
-                let ack = Ack { nonce: update.nonce, ..Ack::default() };
-                let ack = DiscoveryRequest { message: Some(discovery_request::Message::Ack(ack)) };
-                self.send.send(ack).await.unwrap();
-            }
-        });
-        let seen = seen.await;
-        assert!(seen.is_ok(), "{expected:?} expected, {:?} known", self.endpoints);
+        while !self.endpoints.iter().map(String::as_str).eq(expected.iter().copied()) {
+            self.next().await;
+        }
     }
 
     fn take(&mut self, update: &Update) {
         for resource in &update.upserts {
+            self.upserted += 1;
+            let name = resource.name.clone().unwrap();
+            self.versions.insert((name.kind, name.name), resource.version);
             if let Some(resource::Body::Endpoint(endpoint)) = &resource.body {
                 self.endpoints.insert(endpoint.id.clone());
             }
         }
         for gone in &update.removals {
             self.removed += 1;
+            self.versions.remove(&(gone.kind, gone.name.clone()));
             self.endpoints.remove(gone.name.rsplit('/').next().unwrap());
         }
     }
@@ -76,6 +99,8 @@ fn service(name: &str, spec: &str) -> ApplyRequest {
 }
 
 const SELECTING: &str = r#"{"selector": {"app": "cart"}, "ports": [{"port": 80, "targetPort": 8080}]}"#;
+
+const DNS: &str = r#"{"type": "ExternalName", "externalName": "localhost", "ports": [{"port": 80}]}"#;
 
 fn instance(id: &str, address: &str) -> RegisterRequest {
     RegisterRequest {
@@ -138,9 +163,23 @@ async fn a_restart_takes_nothing_away() {
     let mut registry = RegistryClient::new(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap());
     registry.register(instance("cart-1", "10.1.0.1")).await.unwrap();
     registry.report_readiness(ready("cart-1", true)).await.unwrap();
+    config(&mesh).await.apply(service("named", DNS)).await.unwrap();
+    let mut before = Follower::begin(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap(), "cart").await;
+    before.until(&["cart-1"]).await;
+    let mut named = Follower::begin(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap(), "named").await;
+    while named.endpoints.is_empty() {
+        named.next().await;
+    }
     mesh.stop().await;
 
     let mesh = Mesh::start(directory.path()).await;
+    // Who was there before is told that nothing changed, of names that DNS resolves too.
+    for (name, held) in [("cart", before.held()), ("named", named.held())] {
+        let channel = mesh.try_connect(Some(&credentials), LOCAL).await.unwrap();
+        let mut after = Follower::resume(channel, name, &held).await;
+        after.next().await;
+        assert_eq!((after.upserted, after.removed), (0, 0), "{name}");
+    }
     let mut follower = Follower::begin(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap(), "cart").await;
     follower.until(&["cart-1"]).await;
     let again = config(&mesh).await.apply(service("cart", SELECTING)).await.unwrap().into_inner();
