@@ -69,10 +69,10 @@ fn endpoints(index: &Index, name: &str) -> Vec<String> {
 fn resolved(index: &Index, address: &str) -> String {
     let (answer, _) = index.resolve(address.parse().unwrap());
     let Some(resource::Body::Resolution(answer)) = answer.body else { panic!("an answer") };
-    match answer.verdict() {
-        resolution::Verdict::Found => format!("{} {} {}", answer.service, answer.service_port, answer.endpoint_id),
-        other => format!("{other:?}"),
+    if answer.verdict() == resolution::Verdict::Found {
+        return format!("{} {} {}", answer.service, answer.service_port, answer.endpoint_id);
     }
+    format!("{:?}", answer.verdict())
 }
 
 #[test]
