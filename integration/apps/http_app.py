@@ -14,7 +14,7 @@ The path says what to answer:
     /reason          299 with a reason phrase of its own and oddly written header names
     /reset-after     reads the whole request, counts it, then resets the connection
     /truncate        promises 100 bytes, sends 10, closes
-    /upgrade         101 to any protocol, then echoes bytes
+    /upgrade         101 to any protocol, then echoes bytes (as does CONNECT, whatever it names)
     /count           200, how many requests each path has had
     /status/N        N with an empty body
     /slow/MS         200 after MS milliseconds
@@ -122,6 +122,13 @@ def handle(connection, peer, idle):
                 f"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {fields['upgrade']}\r\n\r\n".encode()
             )
             connection.sendall(reader.buffer)
+            connection.settimeout(60)
+            while data := connection.recv(65536):
+                connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            return
+        if method == "CONNECT":
+            connection.sendall(b"HTTP/1.1 200 Connection Established\r\n\r\n" + reader.buffer)
             connection.settimeout(60)
             while data := connection.recv(65536):
                 connection.sendall(data)

@@ -48,6 +48,11 @@ fn passthrough_lets_out_and_keeps_the_mesh_closed() -> anyhow::Result<()> {
         let (_, said) = curl(mesh, &format!("http://{OUTSIDE}:9000/size/3")).await?;
         anyhow::ensure!(said.starts_with("http/1.1 200") && said.ends_with("xxx"), "{said}");
         anyhow::ensure!(metric(mesh, "weft_passthrough_total").await? >= 1.0, "passing through is counted");
+        let raw = script("raw.py")?;
+        let request = r"CONNECT www.example.com:443 HTTP/1.1\r\nHost: www.example.com:443\r\n\r\n";
+        let connect = format!("printf '{request}' | python3 {} {OUTSIDE} 9000 --half-close", raw.display());
+        let said = mesh.stdout("client-0", &["sh", "-c", &connect]).await?;
+        anyhow::ensure!(said.starts_with("HTTP/1.1 200"), "a forward proxy outside: {said}");
         let (_, said) = curl(mesh, "http://240.240.0.77:80/").await?;
         anyhow::ensure!(said.contains("x-weft-error: destination_denied"), "a virtual address nobody holds: {said}");
         let address = mesh.instance("server-0")?.address;

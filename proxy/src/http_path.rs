@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use weft_core::authority::Authority;
 use weft_core::fault::FaultKind;
 use weft_core::message::{RequestHead, ResponseHead, Version};
 use weft_core::propagate::forwarded::{Edge, note_origin};
@@ -14,7 +15,7 @@ use weft_core::propagate::trace::{Sampling, Span, propagate};
 
 use crate::entropy::ThreadEntropy;
 use crate::exchange::{Connection, Exchange, Upstream, record_connection};
-use crate::forward::forward;
+use crate::forward::{Destination, forward};
 use crate::http::{
     ExchangeEnd, Handler, Interim, Refusal, Request, Response, ServeEnd, fault_response, serve_h1, serve_h2,
 };
@@ -54,23 +55,33 @@ impl HttpPath {
         interim: &Interim,
         exchange: &mut Exchange,
     ) -> Result<Response, FaultKind> {
-        self.admit(&request.head)?;
         let upgrade = if request.head.wants_upgrade().is_some() { Upgrade::Keep } else { Upgrade::Drop };
         exchange.ids = Some(self.settle(&mut request.head, upgrade));
         let to = self.site.locate(&self.worker).await?;
+        self.admit(&request.head, &to)?;
         let mut response = forward(&self.worker, &to, request, interim, exchange).await?;
         let tunnel = if response.upgrade.is_some() { Upgrade::Keep } else { Upgrade::Drop };
         strip_response(&mut response.head, tunnel);
         Ok(response)
     }
 
-    /// A tunnel leads where the connection was going anyway; at the edge that would be wherever the client says.
-    fn admit(&self, head: &RequestHead) -> Result<(), FaultKind> {
-        let connect = head.method == http::Method::CONNECT;
-        if connect && !matches!(self.site, Site::Captured(_) | Site::Local { .. }) {
-            return Err(FaultKind::ConnectRefused);
+    /// A tunnel leads where the connection was going anyway, and its request must say so: at the edge it would lead
+    /// wherever the client says, and at a service of the mesh it would carry what is meant for somebody else. An inbound
+    /// one can lead to the local application only, under whatever name. Outside the mesh there are forward proxies, of
+    /// which other names are asked; one inside the mesh is declared as `tcp`.
+    fn admit(&self, head: &RequestHead, to: &Destination) -> Result<(), FaultKind> {
+        if head.method != http::Method::CONNECT {
+            return Ok(());
         }
-        Ok(())
+        let admitted = match (&self.site, to) {
+            (Site::Captured(address), Destination::Service { port, .. }) => {
+                let authority = head.authority.as_deref().and_then(Authority::parse);
+                authority.is_some_and(|authority| authority.names(*address, &port.service))
+            }
+            (Site::Captured(_) | Site::Local { .. }, Destination::Passthrough(_) | Destination::Local { .. }) => true,
+            (Site::Local { .. }, Destination::Service { .. }) | (Site::Service(..) | Site::Refused(_), _) => false,
+        };
+        if admitted { Ok(()) } else { Err(FaultKind::ConnectRefused) }
     }
 
     /// Takes off what ends at this hop, puts on what this hop says.

@@ -5,7 +5,9 @@
 //! RFC 3986 section 3.2, which allows an empty port and commas in names; no client that browsers or libraries ship
 //! sends them. Underscores stay allowed, because container names have them.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::model::ServiceKey;
 
 /// A valid authority, split. The host is as written (case, brackets of an IPv6 address), without the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,19 @@ impl<'a> Authority<'a> {
     pub fn same_as(&self, other: &Authority<'_>, default_port: Option<u16>) -> bool {
         self.host.eq_ignore_ascii_case(other.host) && self.port.or(default_port) == other.port.or(default_port)
     }
+
+    /// Whether it names this address of this service: by the address itself or by a name that the service has
+    /// (`name`, `name.namespace`, `name.namespace.svc` and that in any cluster's domain), and by the port.
+    #[must_use]
+    pub fn names(&self, address: SocketAddr, service: &ServiceKey) -> bool {
+        let host = std::str::from_utf8(self.host).unwrap_or_default();
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let named = match literal {
+            Ok(ip) => ip.to_canonical() == address.ip().to_canonical(),
+            Err(_) => is_name_of(host, service),
+        };
+        named && self.port == Some(address.port())
+    }
 }
 
 /// Port that a scheme implies: 80, 443, or none for any other.
@@ -56,6 +71,16 @@ pub fn default_port(scheme: &[u8]) -> Option<u16> {
     } else {
         None
     }
+}
+
+fn is_name_of(host: &str, service: &ServiceKey) -> bool {
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    let is = |label: Option<&str>, expected: &str| label.is_some_and(|label| label.eq_ignore_ascii_case(expected));
+    let mut is_or_ends = |expected: &str| match labels.next() {
+        None => true,
+        label => is(label, expected),
+    };
+    !host.is_empty() && is_or_ends(&service.name) && is_or_ends(&service.namespace) && is_or_ends("svc")
 }
 
 fn parse_port(digits: &[u8]) -> Option<u16> {
@@ -158,6 +183,45 @@ mod tests {
         ] {
             assert_eq!(Authority::parse(input.as_bytes()), None, "{input:?}");
         }
+    }
+
+    #[test]
+    fn names_of_a_service_and_its_address() {
+        let service = ServiceKey { namespace: "shop".into(), name: "cart".into() };
+        let check = |authority: &str, address: &str, expected: bool| {
+            let parsed = Authority::parse(authority.as_bytes()).unwrap();
+            assert_eq!(parsed.names(address.parse().unwrap(), &service), expected, "{authority} at {address}");
+        };
+        let v4 = "240.240.0.1:80";
+        for same in [
+            "240.240.0.1:80",
+            "[::ffff:240.240.0.1]:80",
+            "cart:80",
+            "CART.shop:80",
+            "cart.shop.:80",
+            "cart.shop.svc:80",
+            "cart.shop.svc.cluster.local:80",
+            "cart.shop.svc.other.example:80",
+        ] {
+            check(same, v4, true);
+        }
+        for other in [
+            "240.240.0.2:80",
+            "240.240.0.1:81",
+            "240.240.0.1",
+            "cart",
+            "cart:81",
+            "card:80",
+            "cart.other:80",
+            "cart.shop.com:80",
+            "shop:80",
+            "www.example.com:80",
+        ] {
+            check(other, v4, false);
+        }
+        check("[fd00::1]:80", "[fd00::1]:80", true);
+        check("[fd00:0::1]:80", "[fd00::1]:80", true);
+        check("[fd00::2]:80", "[fd00::1]:80", false);
     }
 
     #[test]
