@@ -328,6 +328,8 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
             (index.instances().count(), index.services().count(), endpoints)
         });
         page.gauge("weft_registered_instances", "Registered workload instances.", &[], instances as f64);
+        let held_back = "Leases that have run out and are held back, because most have at once.";
+        page.gauge("weft_leases_held_back", held_back, &[], registry.held_back() as f64);
         page.gauge("weft_services", "Services.", &[], services as f64);
         page.gauge("weft_endpoints", "Ready endpoints of all services.", &[], endpoints as f64);
         let (name, help) = ("weft_svids_total", "Requests for SVIDs, by outcome.");

@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 use weft_proto::v1::diagnostics_client::DiagnosticsClient;
 use weft_proto::v1::{Answer, Attendance, Chunk, Query, Question, answer, query, question};
 
+use crate::clock::Clock;
 use crate::doors::Process;
 use crate::identity::{ControlPlane, Identity, IdentityWatch};
 
@@ -29,14 +30,24 @@ const BACKOFF_MIN: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
 /// Attends for as long as the process lives; reconnects with jittered back-off. Cancelling ends the stream.
-pub async fn attend(control_plane: ControlPlane, mut identity: IdentityWatch, instance_id: Arc<str>, process: Process) {
+pub async fn attend(
+    control_plane: ControlPlane,
+    mut identity: IdentityWatch,
+    instance_id: Arc<str>,
+    process: Process,
+    clock: Clock,
+) {
     let mut backoff = BACKOFF_MIN;
     loop {
         let Ok(present) = identity.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
         let Some(present) = present else { return };
-        match attend_once(&control_plane, &present, &instance_id, &process).await {
-            Ok(()) => backoff = BACKOFF_MIN,
-            Err(error) => tracing::debug!(%error, "diagnostics stream ended"),
+        let begun = clock.now();
+        if let Err(error) = attend_once(&control_plane, &present, &instance_id, &process).await {
+            tracing::debug!(%error, "diagnostics stream ended");
+        }
+        // A stream that stood for a while was no failure.
+        if clock.now().since(begun) > BACKOFF_MAX {
+            backoff = BACKOFF_MIN;
         }
         tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);

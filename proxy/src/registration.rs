@@ -56,11 +56,17 @@ pub async fn keep_registered(
     let mut ready = false;
     let mut backoff = BACKOFF_MIN;
     loop {
-        let session = session(&control_plane, identity.clone(), &request, &mut ready, serving.as_mut());
+        let mut registered = false;
+        let session =
+            session(&control_plane, identity.clone(), &request, &mut ready, &mut registered, serving.as_mut());
         tokio::select! {
             ended = session => {
                 let Err(error) = ended;
                 tracing::warn!(%error, "registration interrupted");
+                // It was registered: what interrupts that is no reason to stay away longer than before.
+                if registered {
+                    backoff = BACKOFF_MIN;
+                }
             }
             _ = stop.wait_for(|stop| *stop) => break,
         }
@@ -82,16 +88,18 @@ async fn session(
     identity: IdentityWatch,
     request: &RegisterRequest,
     ready: &mut bool,
+    registered: &mut bool,
     mut serving: std::pin::Pin<&mut (impl Future<Output = ()> + ?Sized)>,
 ) -> Result<std::convert::Infallible, RegistrationError> {
     let mut client = dial(control_plane, identity).await?;
-    let mut lease = call(client.register(request.clone())).await?.lease_seconds;
-    tracing::info!(instance = %request.instance_id, lease, "registered");
+    let mut seconds = call(client.register(request.clone())).await?.lease_seconds;
+    *registered = true;
+    tracing::info!(instance = %request.instance_id, lease = seconds, "registered");
     if *ready {
         report_ready(&mut client, &request.instance_id).await?;
     }
     loop {
-        let renew_in = Duration::from_secs(lease.max(1).into()) / 3;
+        let renew_in = Duration::from_secs(seconds.max(1).into()) / 3;
         tokio::select! {
             () = &mut serving, if !*ready => {
                 *ready = true;
@@ -99,7 +107,7 @@ async fn session(
                 tracing::info!(instance = %request.instance_id, "reported ready");
             }
             () = tokio::time::sleep(renew_in) => {
-                lease = call(client.renew(RenewRequest { instance_id: request.instance_id.clone() })).await?.lease_seconds;
+                seconds = call(client.renew(RenewRequest { instance_id: request.instance_id.clone() })).await?.lease_seconds;
             }
         }
     }

@@ -237,7 +237,8 @@ impl Parts {
             tokio::spawn(keep_registered(control_plane, self.identity.clone(), request, ready, stopping))
         });
         for control_plane in attended {
-            tokio::spawn(attend(control_plane, self.identity.clone(), Arc::clone(&instance_id), process.clone()));
+            let (identity, instance_id) = (self.identity.clone(), Arc::clone(&instance_id));
+            tokio::spawn(attend(control_plane, identity, instance_id, process.clone(), clock));
         }
         let mut signals = Signals::new()?;
         let status = serve_status(args.status_listen, process.clone(), |address| {

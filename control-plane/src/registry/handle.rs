@@ -2,6 +2,7 @@
 //! follows the store, and with a counter that tells streams that something changed.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,8 @@ pub struct Registry {
     store: Arc<dyn Store>,
     index: Arc<Mutex<Index>>,
     leases: Arc<Mutex<Leases>>,
-    started: Instant,
+    held_back: Arc<AtomicUsize>,
+    ended: Arc<AtomicU64>,
     changed: watch::Sender<u64>,
     settings: Settings,
 }
@@ -54,19 +56,19 @@ impl Registry {
         let registry = Self {
             index: Arc::new(Mutex::new(Index::new(settings.clone(), mesh_version))),
             leases: Arc::new(Mutex::new(Leases::new(args.lease()))),
-            started: Instant::now(),
+            held_back: Arc::default(),
+            ended: Arc::default(),
             changed: watch::Sender::new(0),
             settings,
             store,
         };
         let from = registry.reload(true).await?;
-        let now = registry.now();
         let names: Vec<InstanceName> = registry.read(|index| {
             index.instances().map(|instance| (instance.namespace.clone(), instance.id.clone())).collect()
         });
         let mut leases = registry.leases();
         for name in names {
-            leases.adopt(name, now);
+            leases.adopt(name);
         }
         drop(leases);
         Ok((registry, from))
@@ -110,15 +112,13 @@ impl Registry {
 
     /// Gives an instance a lease. True when it was about to be removed, which only a write to the store stops.
     pub fn begin_lease(&self, name: InstanceName) -> bool {
-        let now = self.now();
-        self.leases().register(name, now)
+        self.leases().register(name)
     }
 
     /// Extends a lease. False when it has run out and the instance is being removed.
     #[must_use]
     pub fn renew(&self, name: InstanceName) -> bool {
-        let now = self.now();
-        self.leases().renew(name, now)
+        self.leases().renew(name)
     }
 
     /// Ends a lease.
@@ -158,11 +158,19 @@ impl Registry {
     /// Removes instances whose lease has run out, until shutdown.
     pub async fn expire(self, shutdown: Shutdown) {
         let expiring = async {
+            let mut last = Instant::now();
             loop {
                 tokio::time::sleep(LEASE_LOOK).await;
-                let now = self.now();
-                let ending = self.leases().end(now);
-                for name in ending {
+                // Of a pause of this process no more counts than one look: who called meanwhile waits to be heard.
+                let step = last.elapsed().min(LEASE_LOOK * 2);
+                last = Instant::now();
+                let ended = {
+                    let mut leases = self.leases();
+                    leases.tick(step);
+                    leases.end()
+                };
+                self.note_held_back(ended.held_back);
+                for name in ended.names {
                     match self.delete(&name).await {
                         Ok(()) => self.leases().forget_ended(&name),
                         Err(error) => tracing::error!(%error, "instance not removed; tried again"),
@@ -174,6 +182,25 @@ impl Registry {
             () = shutdown.requested() => {}
             () = expiring => {}
         }
+    }
+
+    fn note_held_back(&self, count: usize) {
+        let before = self.held_back.swap(count, Ordering::Relaxed);
+        if before == 0 && count > 0 {
+            tracing::warn!(count, "most leases have run out at once: is this control plane cut off? None ends for now");
+        }
+    }
+
+    /// Leases that have run out and are held back, because most have.
+    #[must_use]
+    pub fn held_back(&self) -> usize {
+        self.held_back.load(Ordering::Relaxed)
+    }
+
+    /// Leases that have run out so far.
+    #[must_use]
+    pub fn leases_ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
     }
 
     /// Resolves DNS names, until shutdown. A failure keeps the last answer.
@@ -245,6 +272,7 @@ impl Registry {
         }
         match self.store.delete(key, Expect::Revision(stored.revision)).await {
             Ok(_) => {
+                self.ended.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(namespace = %name.0, instance = %name.1, "lease missed: instance removed");
                 Ok(())
             }
@@ -266,8 +294,7 @@ impl Registry {
             if let Event::Put(versioned) = &event
                 && let Some(name) = instance_name(versioned.key.as_str())
             {
-                let now = self.now();
-                self.leases().adopt(name, now);
+                self.leases().adopt(name);
             }
         }
     }
@@ -309,10 +336,6 @@ impl Registry {
 
     fn leases(&self) -> MutexGuard<'_, Leases> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn now(&self) -> Duration {
-        self.started.elapsed()
     }
 }
 
