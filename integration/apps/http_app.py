@@ -22,6 +22,7 @@ The path says what to answer:
 import argparse
 import hashlib
 import json
+import os
 import socket
 import struct
 import threading
@@ -140,7 +141,7 @@ def handle(connection, peer, idle):
         if parts[0] == "echo":
             document = {
                 "line": lines[0], "headers": lines[1:], "length": length, "sha256": digest, "trailers": trailers,
-                "peer": peer, "served_on_connection": served,
+                "peer": peer, "pod": os.environ.get("WEFT_INSTANCE"), "served_on_connection": served,
             }
             body = json.dumps(document).encode()
             reply = answer("200 OK", body, "Content-Type: application/json\r\n")

@@ -6,6 +6,7 @@
     tcp_app.py echo PORT               echoes bytes until the end
     tcp_app.py first-byte HOST PORT N  connects N times, prints the median milliseconds to the server's first byte
     tcp_app.py send HOST PORT BYTES    sends that many bytes, half-closes, prints what comes back
+    tcp_app.py chat HOST PORT          on one connection to `echo`: sends each line of its input, prints what comes back
     tcp_app.py exchange HOST PORT BYTES  sends that many random bytes to `echo`, half-closes, compares what comes back
 """
 import hashlib
@@ -81,6 +82,15 @@ def send(host, port, total):
     sys.exit(0 if reply == expected else 1)
 
 
+def chat(host, port):
+    with socket.create_connection((host, port), timeout=20) as connection:
+        stream = connection.makefile("rwb")
+        for line in sys.stdin.buffer:
+            stream.write(line)
+            stream.flush()
+            print(stream.readline().decode(), end="", flush=True)
+
+
 def exchange(host, port, total):
     sent = random.Random(total).randbytes(total)
     received = bytearray()
@@ -105,6 +115,8 @@ if __name__ == "__main__":
         each(int(rest[0]), {"greet": greet, "sink": sink, "echo": echo}[verb])
     elif verb == "first-byte":
         first_byte(rest[0], int(rest[1]), int(rest[2]))
+    elif verb == "chat":
+        chat(rest[0], int(rest[1]))
     elif verb == "exchange":
         exchange(rest[0], int(rest[1]), int(rest[2]))
     else:
