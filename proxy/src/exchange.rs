@@ -165,6 +165,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.ended {
+            if let Some(in_flight) = &self.in_flight {
+                in_flight.abandon(self.worker.now());
+            }
             self.fault = self.fault.or(Some(FaultKind::DownstreamReset));
             self.record(0, 0);
         }

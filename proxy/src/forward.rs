@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use weft_core::balance::{self, EndpointHealth, InFlight, Outcome};
+use weft_core::balance::{self, InFlight, Outcome};
 use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
 use weft_core::message::{RequestHead, Version};
@@ -137,8 +137,9 @@ pub async fn forward(
         exchange.attempts += 1;
         exchange.upstream.address = Some(chosen.key.address);
         exchange.upstream.endpoint = chosen.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.id));
-        exchange.in_flight = chosen.endpoint.as_ref().map(|endpoint| InFlight::begin(Arc::clone(&endpoint.health)));
         let begun = worker.now();
+        let in_flight = |endpoint: &Arc<EndpointTarget>| InFlight::begin(Arc::clone(&endpoint.health), begun);
+        exchange.in_flight = chosen.endpoint.as_ref().map(in_flight);
         let attempt = attempt(worker, to, &chosen.key, request, interim, fresh_only).await;
         let now = worker.now();
         // A handshake says nothing of how fast the endpoint answers: what counts begins when there is a connection.
@@ -173,17 +174,17 @@ pub async fn forward(
 
 fn observe(exchange: &Exchange, outcome: Outcome, worker: &Worker) {
     if let Some(in_flight) = &exchange.in_flight {
-        let health: &EndpointHealth = in_flight.health();
-        health.observe(outcome, worker.now());
+        in_flight.observe(outcome, worker.now());
     }
 }
 
-/// A fault of the caller, or of ours, says nothing of the endpoint.
+/// A fault of ours says nothing of the endpoint, one of the caller's that it had not answered yet.
 fn blame(fault: FaultKind, took: Duration) -> Outcome {
     use weft_core::fault::Origin;
     match fault.appearance().origin {
         Origin::Upstream => Outcome::Failed(took),
-        Origin::Downstream | Origin::Proxy => Outcome::Unknown,
+        Origin::Downstream => Outcome::Abandoned(took),
+        Origin::Proxy => Outcome::Unknown,
     }
 }
 

@@ -119,19 +119,24 @@ async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, s
     }
 }
 
-/// Serves the mesh's protocol for bytes. On a port declared as HTTP the peer does not choose to be spared what is done to
-/// HTTP: its bytes are looked at, and only the application's own TLS is relayed.
+/// Serves the mesh's protocol for bytes. The peer does not choose to be spared what is done to HTTP: only bytes for a port
+/// declared as such are carried unread; on any other they are looked at, beside a connection to the application, which
+/// may have to speak first.
 async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site, until: i64) {
     let Ok(to) = site.locate(&worker).await else { return };
-    if !is_http(to.protocol()) {
+    if to.protocol() == AppProtocol::Tcp {
         return l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
     }
-    let looking = peek::<l4::Way>(&mut stream, worker.shared.timeouts.detect);
+    let looking = look(&worker, &mut stream, &to, &site, Duration::ZERO);
     let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
     match peeked {
         Ok(Peeked::Left) => {}
-        Ok(Peeked::Http1 | Peeked::Opaque(_)) => http(worker, connection, stream, site, false, Some(until)).await,
+        Ok(Peeked::Http1) => http(worker, connection, stream, site, false, Some(until)).await,
         Ok(Peeked::Http2) => http(worker, connection, stream, site, true, Some(until)).await,
+        Ok(Peeked::Opaque(_)) if is_http(to.protocol()) => {
+            http(worker, connection, stream, site, false, Some(until)).await;
+        }
+        Ok(Peeked::Opaque(way)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
         Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
         Err(fault) => l4::refuse(&worker, &connection, &to.describe(), stream, fault, None),
     }

@@ -47,14 +47,14 @@ pub async fn open(worker: &Worker, to: &Destination) -> Result<Way, (FaultKind, 
         }
         upstream.address = Some(chosen.key.address);
         upstream.endpoint = chosen.endpoint.as_ref().map(|endpoint| std::sync::Arc::clone(&endpoint.id));
-        let in_flight =
-            chosen.endpoint.as_ref().map(|endpoint| InFlight::begin(std::sync::Arc::clone(&endpoint.health)));
         let begun = worker.now();
+        let in_flight =
+            chosen.endpoint.as_ref().map(|endpoint| InFlight::begin(std::sync::Arc::clone(&endpoint.health), begun));
         let dialed = dial(worker, &chosen.key, MeshAlpn::Tcp).await;
         let took = worker.now().since(begun);
         if let Some(in_flight) = &in_flight {
             let outcome = if dialed.is_ok() { Outcome::Answered(took) } else { Outcome::Failed(took) };
-            in_flight.health().observe(outcome, worker.now());
+            in_flight.observe(outcome, worker.now());
         }
         match dialed {
             Ok(Linked { stream, peer, .. }) => {

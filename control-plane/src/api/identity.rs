@@ -71,7 +71,7 @@ impl IdentityService {
         match proof {
             // Spent only now that the certificate exists, and before it leaves.
             Some(proof) => {
-                self.tokens.consume(proof).await?;
+                self.tokens.consume(proof, &key).await?;
                 self.counts.joined.increment();
             }
             None => self.counts.renewed.increment(),

@@ -34,8 +34,15 @@ pub struct Authority {
     domain: TrustDomain,
     directory: PathBuf,
     root: Pair,
-    root_until: SystemTime,
+    root_life: Life,
     issuing: RwLock<Arc<Issuing>>,
+}
+
+/// From when to when a certificate is valid.
+#[derive(Clone, Copy)]
+struct Life {
+    from: SystemTime,
+    until: SystemTime,
 }
 
 struct Issuing {
@@ -84,13 +91,13 @@ impl Authority {
             }
             None => make_root(&path, domain, now)?,
         };
-        let root_until = check(&path, &root, domain)?;
-        if root_until <= now {
+        let root_life = check(&path, &root, domain)?;
+        if root_life.until <= now {
             let detail = "the root has expired; move the state directory away to start a new mesh".to_owned();
             return Err(CaError::Unusable { path, detail });
         }
-        let issuing = open_issuing(&directory, &root, domain, root_until, now)?;
-        Ok(Self { domain: domain.clone(), directory, root, root_until, issuing: RwLock::new(Arc::new(issuing)) })
+        let issuing = open_issuing(&directory, &root, domain, root_life, now)?;
+        Ok(Self { domain: domain.clone(), directory, root, root_life, issuing: RwLock::new(Arc::new(issuing)) })
     }
 
     /// The trust domain.
@@ -108,7 +115,7 @@ impl Authority {
     /// When the root ends.
     #[must_use]
     pub fn root_not_after(&self) -> SystemTime {
-        self.root_until
+        self.root_life.until
     }
 
     /// SHA-256 of the root certificate's DER, as join tokens carry it.
@@ -161,10 +168,10 @@ impl Authority {
     /// [`CaError`]; the former one stays in use.
     pub fn refresh(&self, now: SystemTime) -> Result<(), CaError> {
         let until = self.issuing.read().unwrap_or_else(PoisonError::into_inner).until;
-        if until > now + ISSUING_LEFT_MIN || until == self.root_until {
+        if until > now + ISSUING_LEFT_MIN || until == self.root_life.until {
             return Ok(());
         }
-        let fresh = open_issuing(&self.directory, &self.root, &self.domain, self.root_until, now)?;
+        let fresh = open_issuing(&self.directory, &self.root, &self.domain, self.root_life, now)?;
         *self.issuing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         Ok(())
     }
@@ -184,23 +191,24 @@ fn open_issuing(
     directory: &Path,
     root: &Pair,
     domain: &TrustDomain,
-    root_until: SystemTime,
+    root_life: Life,
     now: SystemTime,
 ) -> Result<Issuing, CaError> {
     let path = directory.join(ISSUING_FILE);
     if let Some(pair) = Pair::read(&path)?
         && signed_by(&pair.certificate, root)
     {
-        let until = check(&path, &pair, domain)?;
-        if until > now + ISSUING_LEFT_MIN || (until == root_until && until > now) {
+        let Life { from, until } = check(&path, &pair, domain)?;
+        if from <= now && (until > now + ISSUING_LEFT_MIN || (until == root_life.until && until > now)) {
             return issuing(pair, until);
         }
     }
     let key = KeyPair::generate()?;
     let issuer = Issuer::from_ca_cert_der(&root.certificate, &root.key)?;
     let name = format!("Weft issuing certificate of {domain}");
-    let until = (now + ISSUING_LIFE).min(root_until);
-    let certificate = template::signing(domain, &name, 0, now - BACKDATE, until)?.signed_by(&key, &issuer)?;
+    let until = (now + ISSUING_LIFE).min(root_life.until);
+    // From the root's beginning on: made while the clock was ahead, it must be valid when the clock is right again.
+    let certificate = template::signing(domain, &name, 0, root_life.from, until)?.signed_by(&key, &issuer)?;
     write(&path, &key, &certificate)?;
     tracing::info!(file = %path.display(), "made a new issuing certificate");
     issuing(Pair { certificate: certificate.der().clone(), key }, until)
@@ -216,8 +224,8 @@ fn write(path: &Path, key: &KeyPair, certificate: &rcgen::Certificate) -> Result
         .map_err(|source| CaError::File { path: path.to_owned(), source })
 }
 
-/// That a pair is a signing pair of this trust domain; answers when it ends.
-fn check(path: &Path, pair: &Pair, domain: &TrustDomain) -> Result<SystemTime, CaError> {
+/// That a pair is a signing pair of this trust domain; answers how long it lives.
+fn check(path: &Path, pair: &Pair, domain: &TrustDomain) -> Result<Life, CaError> {
     let unusable = |detail: String| CaError::Unusable { path: path.to_owned(), detail };
     let (_rest, certificate) = X509Certificate::from_der(&pair.certificate)
         .map_err(|_| unusable("holds a damaged certificate; restore a backup".to_owned()))?;
@@ -230,7 +238,8 @@ fn check(path: &Path, pair: &Pair, domain: &TrustDomain) -> Result<SystemTime, C
             format!("is of {named}, not of trust domain {domain}; start with the trust domain it was made for");
         return Err(unusable(detail));
     }
-    Ok(peer_cert::validity(&certificate).1)
+    let (from, until) = peer_cert::validity(&certificate);
+    Ok(Life { from, until })
 }
 
 /// Whether the root names and signed it.

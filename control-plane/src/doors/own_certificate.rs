@@ -48,7 +48,10 @@ impl OwnCertificate {
     /// # Errors
     /// When it cannot be signed; the former one stays.
     pub fn renew_if_due(&self, now: SystemTime) -> Result<bool, CaError> {
-        self.authority.refresh(now)?;
+        // The present issuing certificate still signs for a long time when its replacement fails.
+        if let Err(error) = self.authority.refresh(now) {
+            tracing::error!(%error, "the issuing certificate cannot be replaced; the present one stays in use");
+        }
         {
             let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
             let life = present.not_after.duration_since(present.made).unwrap_or_default();

@@ -2,7 +2,8 @@
 //!
 //! A token is 256 random bits shown once to the operator; the store holds only its SHA-256, with the identity it grants,
 //! its end and its remaining uses. Redeeming is in two steps, [`Tokens::prove`] and [`Tokens::consume`], with the signing
-//! in between, so that a use is spent only on a certificate that exists.
+//! in between, so that a use is spent only on a certificate that exists. A use is spent on a key, not on an answer: who
+//! comes again with the same key because the answer was lost gets it again, for [`AGAIN`].
 
 pub mod attempts;
 
@@ -34,6 +35,12 @@ pub const TTL_SECONDS_MAX: u32 = 30 * 24 * 3600;
 /// Tokens that may exist at once.
 pub const TOKENS_MAX: usize = 10_000;
 
+/// How long a key that a use was spent on may come again.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// Keys remembered for one token.
+const REDEEMED_MAX: usize = 64;
+
 /// How often a use is tried again when another caller spent one at the same moment.
 const CONSUME_TRIES: usize = 64;
 
@@ -46,6 +53,37 @@ struct Stored {
     service_account: String,
     expires_at_unix_seconds: u64,
     uses_left: u32,
+    /// What uses were spent on lately.
+    #[serde(default)]
+    redeemed: Vec<Redeemed>,
+}
+
+/// A use spent on a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Redeemed {
+    /// SHA-256 of the public key (SubjectPublicKeyInfo, DER), hex.
+    key_sha256: String,
+    at_unix_seconds: u64,
+}
+
+impl Stored {
+    fn redeemed_lately(&self, now: SystemTime) -> impl Iterator<Item = &Redeemed> {
+        let oldest = unix_seconds(now).saturating_sub(AGAIN.as_secs());
+        self.redeemed.iter().filter(move |redeemed| redeemed.at_unix_seconds >= oldest)
+    }
+
+    /// With one use less, spent on a key.
+    fn spent_on(&self, key_sha256: String, now: SystemTime) -> Self {
+        let mut redeemed: Vec<_> = self.redeemed_lately(now).cloned().collect();
+        redeemed.truncate(REDEEMED_MAX - 1);
+        redeemed.push(Redeemed { key_sha256, at_unix_seconds: unix_seconds(now) });
+        Self { uses_left: self.uses_left.saturating_sub(1), redeemed, ..self.clone() }
+    }
+
+    /// Whether it grants nothing any more, to anybody.
+    fn is_over(&self, now: SystemTime) -> bool {
+        is_expired(self, now) || (self.uses_left == 0 && self.redeemed_lately(now).next().is_none())
+    }
 }
 
 /// A token that proved an identity, not yet spent.
@@ -162,6 +200,7 @@ impl Tokens {
             service_account: service_account.to_owned(),
             expires_at_unix_seconds,
             uses_left: uses.max(1),
+            redeemed: Vec::new(),
             sha256,
         };
         self.store.put(key(&stored.sha256)?, encode(&stored)?, Expect::Absent).await?;
@@ -169,39 +208,44 @@ impl Tokens {
         Ok((token, UNIX_EPOCH + Duration::from_secs(expires_at_unix_seconds)))
     }
 
-    /// Which identity a secret grants. `source` is who tries, for the limit on failures.
+    /// Which identity a secret grants. `source` is who tries, for the limit on failures; a right token is never refused
+    /// for others' wrong ones.
     ///
     /// # Errors
     /// [`TokenError::Invalid`], [`TokenError::TooManyAttempts`] or [`TokenError::Store`].
     pub async fn prove(&self, secret: &str, source: IpAddr) -> Result<Proof, TokenError> {
-        if !self.attempts().may_try(source, Instant::now()) {
-            self.counts.limited.increment();
-            return Err(TokenError::TooManyAttempts);
-        }
         let proved = self.look_up(secret).await;
         if let Err(TokenError::Invalid { .. }) = proved {
+            let mut attempts = self.attempts();
+            if !attempts.may_try(source, Instant::now()) {
+                self.counts.limited.increment();
+                return Err(TokenError::TooManyAttempts);
+            }
             self.counts.refused.increment();
-            self.attempts().failed(source, Instant::now());
+            attempts.failed(source, Instant::now());
         }
         proved
     }
 
-    /// Spends one use. Of several callers with the last use, one succeeds.
+    /// Spends one use on a public key (SubjectPublicKeyInfo, DER), or none where one was spent on it lately. Of several
+    /// callers with the last use, one succeeds.
     ///
     /// # Errors
-    /// [`TokenError::Invalid`] when the last use was spent meanwhile, or [`TokenError::Store`].
-    pub async fn consume(&self, proof: Proof) -> Result<(), TokenError> {
+    /// [`TokenError::Invalid`] when the last use was spent, or [`TokenError::Store`].
+    pub async fn consume(&self, proof: Proof, spki_der: &[u8]) -> Result<(), TokenError> {
+        let key_sha256 = hex(digest::digest(&digest::SHA256, spki_der).as_ref());
         let mut proof = proof;
         for _ in 0..CONSUME_TRIES {
-            let mut left = proof.stored.clone();
-            left.uses_left -= 1;
+            let now = SystemTime::now();
+            if proof.stored.redeemed_lately(now).any(|redeemed| redeemed.key_sha256 == key_sha256) {
+                return Ok(());
+            }
+            if proof.stored.uses_left == 0 {
+                return Err(TokenError::Invalid { why: "used_up" });
+            }
+            let left = proof.stored.spent_on(key_sha256.clone(), now);
             let expect = Expect::Revision(proof.revision);
-            let spent = if left.uses_left == 0 {
-                self.store.delete(proof.key.clone(), expect).await
-            } else {
-                self.store.put(proof.key.clone(), encode(&left)?, expect).await
-            };
-            match spent {
+            match self.store.put(proof.key.clone(), encode(&left)?, expect).await {
                 Ok(_revision) => {
                     self.counts.consumed.increment();
                     return Ok(());
@@ -213,15 +257,15 @@ impl Tokens {
         Err(StoreError::Unavailable { detail: "too many callers use this join token at once".to_owned() }.into())
     }
 
-    /// Deletes expired tokens; answers how many.
+    /// Deletes tokens that are expired or used up; answers how many.
     ///
     /// # Errors
     /// The store's.
     pub async fn sweep(&self, now: SystemTime) -> Result<usize, StoreError> {
         let mut swept = 0;
         for entry in self.store.list(TOKEN_PREFIX).await?.entries {
-            let expired = decode(&entry.value).is_none_or(|stored| is_expired(&stored, now));
-            if expired && self.store.delete(entry.key, Expect::Revision(entry.revision)).await.is_ok() {
+            let over = decode(&entry.value).is_none_or(|stored| stored.is_over(now));
+            if over && self.store.delete(entry.key, Expect::Revision(entry.revision)).await.is_ok() {
                 swept += 1;
             }
         }
@@ -245,10 +289,11 @@ impl Tokens {
     async fn read(&self, key: Key) -> Result<Proof, TokenError> {
         let found = self.store.get(&key).await?.ok_or(TokenError::Invalid { why: "unknown" })?;
         let stored = decode(&found.value).ok_or(TokenError::Invalid { why: "malformed" })?;
-        if is_expired(&stored, SystemTime::now()) {
+        let now = SystemTime::now();
+        if is_expired(&stored, now) {
             return Err(TokenError::Invalid { why: "expired" });
         }
-        if stored.uses_left == 0 {
+        if stored.is_over(now) {
             return Err(TokenError::Invalid { why: "used_up" });
         }
         let id = SpiffeId::new(self.domain.clone(), &stored.namespace, &stored.service_account);
@@ -279,8 +324,11 @@ fn key(sha256: &str) -> Result<Key, StoreError> {
 }
 
 fn hash(secret: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, secret.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest::digest(&digest::SHA256, secret.as_bytes()).as_ref())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn encode(stored: &Stored) -> Result<Bytes, StoreError> {

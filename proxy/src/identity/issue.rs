@@ -16,6 +16,9 @@ use super::leaf::{Leaf, LeafError};
 use super::material::certified_key;
 use super::{Bundle, Identity};
 
+/// A request for a certificate is answered within this, or tried again.
+const ISSUE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
+
 /// Why no identity came out.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
@@ -25,6 +28,9 @@ pub enum IssueError {
     /// The control plane refused.
     #[error("control plane refuses the certificate request: {} ({:?})", .0.message(), .0.code())]
     Refused(Box<tonic::Status>),
+    /// No answer within [`ISSUE_TIMEOUT`].
+    #[error("control plane does not answer the certificate request")]
+    Silent,
     /// The answer is incomplete.
     #[error("control plane's answer lacks {0}")]
     Incomplete(&'static str),
@@ -59,31 +65,37 @@ pub(super) enum Authorisation<'a> {
     Renewal(&'a SpiffeId),
 }
 
-/// Makes a key, has it signed, checks the answer. Dropping the future drops the key.
+/// A key for an identity.
+///
+/// # Errors
+/// [`IssueError::Request`].
+pub(super) fn make_key() -> Result<KeyPair, IssueError> {
+    Ok(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?)
+}
+
+/// Has a key signed and checks the answer. A key whose answer was lost is to be tried again: a token's use is spent on it.
 pub(super) async fn issue(
     channel: Channel,
     authorisation: Authorisation<'_>,
+    key: &KeyPair,
     now: i64,
 ) -> Result<Identity, IssueError> {
-    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let request = match authorisation {
         Authorisation::Token(secret) => {
-            IssueRequest { csr_der: signing_request(&key, None)?, join_token: secret.to_owned() }
+            IssueRequest { csr_der: signing_request(key, None)?, join_token: secret.to_owned() }
         }
         Authorisation::Renewal(id) => {
-            IssueRequest { csr_der: signing_request(&key, Some(id))?, join_token: String::new() }
+            IssueRequest { csr_der: signing_request(key, Some(id))?, join_token: String::new() }
         }
     };
-    let answer = IdentityClient::new(channel)
-        .issue(request)
-        .await
-        .map_err(|status| IssueError::Refused(Box::new(status)))?
-        .into_inner();
+    let mut client = IdentityClient::new(channel);
+    let answer = tokio::time::timeout(ISSUE_TIMEOUT, client.issue(request)).await.map_err(|_| IssueError::Silent)?;
+    let answer = answer.map_err(|status| IssueError::Refused(Box::new(status)))?.into_inner();
     let expected = match authorisation {
         Authorisation::Token(_) => None,
         Authorisation::Renewal(id) => Some(id),
     };
-    accept(answer, &key, expected, now)
+    accept(answer, key, expected, now)
 }
 
 fn signing_request(key: &KeyPair, id: Option<&SpiffeId>) -> Result<Vec<u8>, rcgen::Error> {

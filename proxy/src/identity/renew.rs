@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rcgen::KeyPair;
 use tokio::sync::watch;
 use weft_core::identity::join_token::JoinToken;
 use weft_core::identity::schedule::renew_at;
 use weft_proto::v1::TrustBundle;
 
-use super::issue::{Authorisation, issue, read_bundle};
+use super::issue::{Authorisation, issue, make_key, read_bundle};
 use super::{ControlPlane, DialError, Identity, IssueError};
 use crate::clock::Clock;
 use crate::entropy::ThreadEntropy;
@@ -20,6 +21,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(15);
 
 /// The wall clock is looked at this often while waiting, because it may be stepped (K5).
 const LOOK: Duration = Duration::from_secs(30);
+
+/// Between two certificates, whatever the clocks say: with a clock that is ahead, each is past half of its life at once.
+const RENEWALS_APART: Duration = Duration::from_secs(60);
 
 /// What proves who we are before there is an SVID.
 #[derive(Clone, Debug)]
@@ -75,18 +79,23 @@ pub async fn keep_identity(
 ) {
     let mut entropy = ThreadEntropy;
     let mut backoff = BACKOFF_MIN;
+    let mut key = None;
     loop {
         let held = identity.borrow().clone();
         let present = held.filter(|held| clock.unix_seconds() <= held.not_after);
         if let Some(held) = &present {
             let due = renew_at(held.not_before, held.not_after, &mut entropy);
             if backoff == BACKOFF_MIN {
-                adopt_until(wait_until(due, &clock), &mut bundles, &identity).await;
+                let waiting = async {
+                    tokio::join!(wait_until(due, &clock), tokio::time::sleep(RENEWALS_APART));
+                };
+                adopt_until(waiting, &mut bundles, &identity).await;
             }
         }
-        match obtain(&control_plane, &proof, present.as_deref(), &clock).await {
+        match obtain(&control_plane, &proof, present.as_deref(), &mut key, &clock).await {
             Ok(fresh) => {
                 backoff = BACKOFF_MIN;
+                key = None;
                 tracing::info!(id = %fresh.id, not_after = fresh.not_after, "identity issued");
                 status.issued.fetch_add(1, Ordering::Relaxed);
                 status.not_after.store(fresh.not_after, Ordering::Relaxed);
@@ -107,15 +116,21 @@ async fn obtain(
     control_plane: &ControlPlane,
     proof: &Proof,
     present: Option<&Identity>,
+    key: &mut Option<KeyPair>,
     clock: &Clock,
 ) -> Result<Identity, RenewError> {
     let now = clock.unix_seconds();
+    // The same until it is signed.
+    let key = match key {
+        Some(key) => key,
+        None => key.insert(make_key()?),
+    };
     if let Some(held) = present {
         let channel = control_plane.dial(held).await?;
-        return Ok(issue(channel, Authorisation::Renewal(&held.id), now).await?);
+        return Ok(issue(channel, Authorisation::Renewal(&held.id), key, now).await?);
     }
     let channel = control_plane.dial_pinned(*proof.join_token.root_sha256()).await?;
-    Ok(issue(channel, Authorisation::Token(proof.join_token.secret()), now).await?)
+    Ok(issue(channel, Authorisation::Token(proof.join_token.secret()), key, now).await?)
 }
 
 /// Takes new roots into the identity while `waiting` is pending.

@@ -1,5 +1,6 @@
 //! What is remembered of one endpoint: atomics, because every worker adds to the same memory.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,14 +27,18 @@ pub enum Outcome {
     Answered(Duration),
     /// The attempt failed upstream after this time: connect, TLS, reset, timeout.
     Failed(Duration),
-    /// It says nothing of the endpoint: the caller left, or the request was never sent.
+    /// The caller left before an answer: it would have taken longer than this.
+    Abandoned(Duration),
+    /// It says nothing of the endpoint: the request was never sent.
     Unknown,
 }
 
 /// Latency and load of one endpoint, shared by all workers and carried over from snapshot to snapshot in an `Arc`.
 ///
 /// The latency is a peak EWMA: an observation above the memory replaces it, one below pulls it down, by the more the
-/// longer ago the last one was. Memory without observations fades to zero, so that a slow endpoint is asked again.
+/// longer ago the last one was. Memory without observations fades to zero, so that a slow endpoint is asked again. But
+/// while requests wait and none is answered, the endpoint is believed to be at least as slow as that has lasted: one that
+/// hangs must not look ever faster because nothing is heard of it.
 ///
 /// All accesses are relaxed and two workers may overwrite each other's observation; the memory is an estimate, and the
 /// next observation follows soon where two can collide. Aligned so that two endpoints never share a cache line.
@@ -44,6 +49,10 @@ pub struct EndpointHealth {
     latency_nanos: AtomicU64,
     updated: AtomicU64,
     in_flight: AtomicU32,
+    /// Attempts begun and not answered yet.
+    waiting: AtomicU32,
+    /// Since when some wait without any having been answered.
+    silent_since: AtomicU64,
 }
 
 impl EndpointHealth {
@@ -53,25 +62,32 @@ impl EndpointHealth {
         Self::default()
     }
 
-    /// Counts a request (or TCP connection) in flight. Each call is followed by exactly one [`Self::end`]; prefer
-    /// [`InFlight`], which cannot forget it.
-    pub fn begin(&self) {
+    pub(super) fn begin(&self, now: Moment) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.silent_since.store(now.as_nanos(), Ordering::Relaxed);
+        }
     }
 
-    /// The counterpart of [`Self::begin`], when the response is over. Without a [`Self::begin`] it counts nothing.
-    pub fn end(&self) {
-        let counted = |n: u32| n.checked_sub(1);
-        // An error means that the count was zero already, and there it stays.
-        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted).ok();
+    pub(super) fn end(&self) {
+        one_less(&self.in_flight);
+    }
+
+    fn stop_waiting(&self) {
+        one_less(&self.waiting);
     }
 
     /// Remembers how an attempt went. Usually called at the response head, while the body is still in flight.
-    pub fn observe(&self, outcome: Outcome, now: Moment) {
+    pub(super) fn observe(&self, outcome: Outcome, now: Moment) {
         let seen = match outcome {
-            Outcome::Answered(after) => after,
+            Outcome::Answered(after) => {
+                self.silent_since.fetch_max(now.as_nanos(), Ordering::Relaxed);
+                after
+            }
             Outcome::Failed(after) => after.max(LATENCY_OF_FAILURE),
-            Outcome::Unknown => return,
+            // That it would have taken longer can only make it look slower.
+            Outcome::Abandoned(after) if self.latency(now).is_none_or(|believed| believed < after) => after,
+            Outcome::Abandoned(_) | Outcome::Unknown => return,
         };
         let seen = u64::try_from(seen.as_nanos()).unwrap_or(u64::MAX).max(1);
         let stored = self.latency_nanos.load(Ordering::Relaxed);
@@ -105,7 +121,19 @@ impl EndpointHealth {
         let stored = self.latency_nanos.load(Ordering::Relaxed);
         #[allow(clippy::cast_precision_loss, reason = "an estimate; 2^53 ns are 104 days")]
         let nanos = stored as f64;
-        (stored != 0).then(|| (nanos * self.faded_share(now)).max(NANOS_FLOOR))
+        let silent = self.silence(now);
+        let measured = stored != 0 || silent > LATENCY_OF_FAILURE;
+        #[allow(clippy::cast_precision_loss, reason = "an estimate; 2^53 ns are 104 days")]
+        let silent = silent.as_nanos() as f64;
+        measured.then(|| (nanos * self.faded_share(now)).max(silent).max(NANOS_FLOOR))
+    }
+
+    /// How long attempts have been waiting without any being answered.
+    fn silence(&self, now: Moment) -> Duration {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            return Duration::ZERO;
+        }
+        now.since(Moment::from_nanos(self.silent_since.load(Ordering::Relaxed)))
     }
 
     /// Share of the memory that is left at `now`, from 0 to 1.
@@ -115,27 +143,48 @@ impl EndpointHealth {
     }
 }
 
-/// One request in flight; dropping it ends the count, however the request ends. `H` is an `Arc` or a reference.
+fn one_less(count: &AtomicU32) {
+    // An error means that the count was zero already, and there it stays.
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1)).ok();
+}
+
+/// One request (or TCP connection) in flight; dropping it ends the count, however the request ends. `H` is an `Arc` or a
+/// reference.
 #[derive(Debug)]
-pub struct InFlight<H: Deref<Target = EndpointHealth>>(H);
+pub struct InFlight<H: Deref<Target = EndpointHealth>> {
+    health: H,
+    begun: Moment,
+    waiting: Cell<bool>,
+}
 
 impl<H: Deref<Target = EndpointHealth>> InFlight<H> {
     /// Counts from now until dropped.
     #[must_use]
-    pub fn begin(health: H) -> Self {
-        health.begin();
-        Self(health)
+    pub fn begin(health: H, now: Moment) -> Self {
+        health.begin(now);
+        Self { health, begun: now, waiting: Cell::new(true) }
     }
 
-    /// The endpoint's health, to [`EndpointHealth::observe`] how it went.
-    #[must_use]
-    pub fn health(&self) -> &EndpointHealth {
-        &self.0
+    /// Remembers how the attempt went: at the response head, while the body is still in flight, or at its failure. Only
+    /// the first call counts.
+    pub fn observe(&self, outcome: Outcome, now: Moment) {
+        if self.waiting.replace(false) {
+            self.health.stop_waiting();
+            self.health.observe(outcome, now);
+        }
+    }
+
+    /// The caller leaves. If there was no answer yet, that is remembered.
+    pub fn abandon(&self, now: Moment) {
+        self.observe(Outcome::Abandoned(now.since(self.begun)), now);
     }
 }
 
 impl<H: Deref<Target = EndpointHealth>> Drop for InFlight<H> {
     fn drop(&mut self) {
-        self.0.end();
+        if self.waiting.get() {
+            self.health.stop_waiting();
+        }
+        self.health.end();
     }
 }

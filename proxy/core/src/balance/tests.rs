@@ -32,21 +32,19 @@ fn simulate(shares: &Shares, latencies: &[Duration], requests: u32, gap: Duratio
     let health: Vec<EndpointHealth> = latencies.iter().map(|_| EndpointHealth::new()).collect();
     let mut entropy = Seeded(seed);
     let mut now = Moment::ORIGIN;
-    let mut running: Vec<(Moment, usize)> = Vec::new();
+    let mut running: Vec<(Moment, usize, InFlight<&EndpointHealth>)> = Vec::new();
     let mut got = vec![0; latencies.len()];
     for _ in 0..requests {
-        running.retain(|(due, index)| {
+        running.retain(|(due, index, in_flight)| {
             let over = *due <= now;
             if over {
-                health[*index].observe(Outcome::Answered(latencies[*index]), *due);
-                health[*index].end();
+                in_flight.observe(Outcome::Answered(latencies[*index]), *due);
             }
             !over
         });
         let index = pick(shares, |i| health.get(i), now, &mut entropy).unwrap();
         got[index] += 1;
-        health[index].begin();
-        running.push((now + latencies[index], index));
+        running.push((now + latencies[index], index, InFlight::begin(&health[index], now)));
         now = now + gap;
     }
     got
@@ -102,7 +100,7 @@ fn a_new_endpoint_is_neither_starved_nor_flooded() {
         for _ in 0..3_000 {
             let index = pick(&weights(&[1; 3]), |i| health.get(i), Moment::ORIGIN, &mut entropy).unwrap();
             got[index] += 1;
-            health[index].begin();
+            health[index].begin(Moment::ORIGIN);
         }
         assert!((800..1_200).contains(&got[2]), "{pace:?}: {got:?}");
         assert!(got[2] <= got[0].max(got[1]) + 50, "{pace:?}: {got:?}");
@@ -127,6 +125,50 @@ fn a_refusing_endpoint_attracts_nothing_and_is_asked_again_later() {
     }
     // 1 s fades to 2 ms in about 31 s: after the first refusals about one probe in that time, over 120 s.
     assert!((3..=6).contains(&refused.len()), "{}", refused.len());
+}
+
+/// One of two endpoints hangs: it takes connections and never answers, its callers leave after two seconds.
+#[test]
+fn a_hung_endpoint_does_not_attract_the_traffic() {
+    let health = [EndpointHealth::new(), EndpointHealth::new()];
+    let mut entropy = Seeded(8);
+    let mut now = Moment::ORIGIN;
+    let mut running: Vec<(Moment, bool, InFlight<&EndpointHealth>)> = Vec::new();
+    let (mut to_hung, mut all) = (0, 0);
+    for request in 0..24_000_u32 {
+        let hangs = request >= 2_000;
+        running.retain(|(due, answered, in_flight)| {
+            let over = *due <= now;
+            if over && *answered {
+                in_flight.observe(Outcome::Answered(ms(5)), *due);
+            } else if over {
+                in_flight.abandon(*due);
+            }
+            !over
+        });
+        let index = pick(&weights(&[1; 2]), |i| health.get(i), now, &mut entropy).unwrap();
+        let answered = index == 1 || !hangs;
+        let until = if answered { ms(5) } else { ms(2_000) };
+        running.push((now + until, answered, InFlight::begin(&health[index], now)));
+        if hangs {
+            all += 1;
+            to_hung += u32::from(index == 0);
+        }
+        now = now + ms(5);
+    }
+    // Over 110 s: those on their way when it hangs, and a few that ask again each time the memory has faded.
+    assert!(to_hung * 50 < all, "{to_hung} of {all} requests went to an endpoint that never answers");
+}
+
+#[test]
+fn who_leaves_early_makes_nothing_look_fast_or_slow() {
+    let health = EndpointHealth::new();
+    InFlight::begin(&health, Moment::ORIGIN).observe(Outcome::Answered(ms(10)), Moment::ORIGIN + ms(10));
+    let at = Moment::ORIGIN + ms(11);
+    InFlight::begin(&health, Moment::ORIGIN + ms(10)).abandon(at);
+    assert!((ms(9)..=ms(10)).contains(&health.latency(at).unwrap()));
+    InFlight::begin(&health, Moment::ORIGIN).abandon(Moment::ORIGIN + ms(500));
+    assert_eq!(health.latency(Moment::ORIGIN + ms(500)), Some(ms(500)));
 }
 
 #[test]
@@ -157,9 +199,11 @@ fn peaks_count_at_once_and_fade() {
 fn guards_count_exactly() {
     let health = EndpointHealth::new();
     {
-        let guard = InFlight::begin(&health);
-        let _other = InFlight::begin(&health);
-        guard.health().observe(Outcome::Answered(ms(1)), Moment::ORIGIN);
+        let guard = InFlight::begin(&health, Moment::ORIGIN);
+        let _other = InFlight::begin(&health, Moment::ORIGIN);
+        guard.observe(Outcome::Answered(ms(1)), Moment::ORIGIN);
+        guard.observe(Outcome::Failed(ms(1)), Moment::ORIGIN);
+        assert_eq!(health.latency(Moment::ORIGIN), Some(ms(1)), "only the first word counts");
         assert_eq!(health.in_flight(), 2);
     }
     assert_eq!(health.in_flight(), 0);
@@ -193,10 +237,10 @@ proptest! {
             let Some(cell) = health.get(usize::try_from(at).unwrap() % list.len().max(1)) else { continue };
             let (at, took) = (Moment::from_nanos(at), Duration::from_nanos(took));
             match what {
-                0 => cell.begin(),
+                0 => cell.begin(at),
                 1 => cell.end(),
                 2 => cell.observe(Outcome::Failed(took), at),
-                3 => cell.observe(Outcome::Unknown, at),
+                3 => cell.observe(Outcome::Abandoned(took), at),
                 _ => cell.observe(Outcome::Answered(took), at),
             }
         }

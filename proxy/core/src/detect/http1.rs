@@ -7,28 +7,17 @@ use crate::fields::is_token_byte;
 /// begins so: RTSP and SIP share method names but have URIs of their own scheme or `*`.
 const USUAL_METHODS: [&[u8]; 8] = [b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"];
 
-/// Longest method that is waited for. The longest registered one has 17 letters.
-const METHOD_BYTES_MAX: usize = 32;
-
-/// Empty lines that are skipped before a request, in bytes. Servers skip one or any number of them.
-const EMPTY_LINES_BYTES_MAX: usize = 16;
-
 /// Begin of a version (RFC 9112 section 2.3). With any version after it the line is HTTP's, and the parser judges it.
 const VERSION_START: &[u8] = b"HTTP/";
 
 /// How much is missing is known only at the end of the line.
 const MORE: Detected = Detected::NeedMore(1);
 
+/// Servers skip any number of empty lines before a request, and hand a method of any length to their applications.
 pub(super) fn detect(prefix: &[u8]) -> Detected {
     let start = prefix.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
-    if start > EMPTY_LINES_BYTES_MAX {
-        return Detected::Opaque;
-    }
     let line = prefix.get(start..).unwrap_or_default();
     let method_len = line.iter().take_while(|b| is_token_byte(**b)).count();
-    if method_len > METHOD_BYTES_MAX {
-        return Detected::Opaque;
-    }
     let Some((method, rest)) = line.split_at_checked(method_len) else { return MORE };
     match rest.first() {
         None => MORE,

@@ -40,18 +40,23 @@ pub enum Detected {
 }
 
 /// Judges the bytes received so far, all of them from the connection's first on. `eof`: no more will come, so whatever is
-/// not certain is opaque.
+/// not certain is opaque. What could still become a request after [`PREFIX_BYTES_MAX`] is one: the parser refuses it.
 #[must_use]
 pub fn detect(prefix: &[u8], eof: bool) -> Detected {
+    let full = prefix.len() >= PREFIX_BYTES_MAX;
     let detected = match prefix {
         [] => Detected::NeedMore(1),
         [hello::RECORD_HANDSHAKE, ..] => hello::detect(prefix),
         _ => match http2(prefix) {
             Some(detected) => detected,
-            None => http1::detect(prefix),
+            None => {
+                let detected = http1::detect(prefix);
+                let could_be = matches!(detected, Detected::NeedMore(_));
+                if could_be && full && !eof { Detected::Http1 } else { detected }
+            }
         },
     };
-    let no_more = eof || prefix.len() >= PREFIX_BYTES_MAX;
+    let no_more = eof || full;
     if no_more && matches!(detected, Detected::NeedMore(_)) { Detected::Opaque } else { detected }
 }
 

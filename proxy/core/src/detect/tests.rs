@@ -136,8 +136,9 @@ fn protocols_by_first_bytes() {
     check(b"SSH-2.0-OpenSSH_9.2\r\n", Detected::Opaque);
     check(b" GET / HTTP/1.1\r\n", Detected::Opaque);
     check(&[0, 0, 0, 8, 4, 210, 22, 47], Detected::Opaque);
-    check(&[b'\n'; 17], Detected::Opaque);
-    check(&[b'A'; 33], Detected::Opaque);
+    // Any number of empty lines, a method of any length.
+    check(&[b'\n'; 17], more.clone());
+    check(&[b'A'; 33], more);
     check(b"FOO /a\0b HTTP/1.1", Detected::Opaque);
 }
 
@@ -150,7 +151,7 @@ fn the_end_and_the_bound_settle_everything() {
     assert_eq!(detect(b"GET /", true), Detected::Http1);
     let endless = [b"FOO /".to_vec(), vec![b'a'; PREFIX_BYTES_MAX]].concat();
     assert!(matches!(detect(&endless[..PREFIX_BYTES_MAX - 1], false), Detected::NeedMore(_)));
-    assert_eq!(detect(&endless[..PREFIX_BYTES_MAX], false), Detected::Opaque);
+    assert_eq!(detect(&endless[..PREFIX_BYTES_MAX], false), Detected::Http1, "the parser refuses it in the open");
 }
 
 #[test]
@@ -292,5 +293,21 @@ proptest! {
             prop_assert!(partial == answer || partial == ServerFirst::NeedMore);
             prop_assert!(len < 9 || partial != ServerFirst::NeedMore);
         }
+    }
+}
+
+proptest! {
+    /// Servers skip empty lines and take any token for a method: whatever they could read as a request, of whatever
+    /// length, is not carried past what is done to HTTP.
+    #[test]
+    fn what_a_server_could_take_for_a_request_is_never_opaque(
+        blank in "[\r\n]{0,40}", method in "[A-Za-z!#$%&'*+.^_`|~0-9-]{1,80}", long in 0_usize..3, cut in any::<prop::sample::Index>(),
+    ) {
+        let filler = "a".repeat([0, 300, PREFIX_BYTES_MAX][long]);
+        let text = format!("{blank}{method} /{filler} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let cut = cut.index(text.len()) + 1;
+        let detected = detect(&text.as_bytes()[..cut], false);
+        prop_assert!(!matches!(detected, Detected::Opaque | Detected::Tls(_)), "{detected:?}");
+        prop_assert!(cut < PREFIX_BYTES_MAX || detected == Detected::Http1, "{detected:?}");
     }
 }
