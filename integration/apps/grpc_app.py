@@ -2,12 +2,14 @@
 """gRPC server and client by grpcio, with bytes as messages so that nothing has to be generated.
 
     grpc_app.py serve PORT
-    grpc_app.py call TARGET CASE      CASE: unary server-stream client-stream bidi error deadline large cancel all
+    grpc_app.py call TARGET CASE      CASE: unary server-stream client-stream bidi error missing deadline cancel
+                                       large all (cancel asks the server afterwards: there must be one only)
 
 The client prints one JSON object a case and exits with 1 when one is not as it must be.
 """
 import concurrent.futures
 import json
+import os
 import sys
 import threading
 import time
@@ -17,11 +19,13 @@ import grpc
 SERVICE = "weft.test.Echo"
 LARGE = 64 << 20
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+POD = os.environ.get("WEFT_INSTANCE", "")
+TRAILERS = (("x-trailer", "kept"), ("x-pod", POD), ("bin-bin", b"\x00\xff"))
 cancelled = threading.Event()
 
 
 def unary(request, context):
-    context.set_trailing_metadata((("x-trailer", "kept"),))
+    context.set_trailing_metadata(TRAILERS)
     seen = dict(context.invocation_metadata())
     if request == b"metadata":
         return json.dumps({key: value for key, value in seen.items() if isinstance(value, str)}).encode()
@@ -43,6 +47,7 @@ def bidi(requests, _context):
 
 
 def error(_request, context):
+    context.set_trailing_metadata(TRAILERS)
     context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not today: 100% – ünicode")
 
 
@@ -74,10 +79,16 @@ def serve(port):
     server.wait_for_termination()
 
 
+def check_trailers(call):
+    trailers = dict(call.trailing_metadata())
+    assert trailers["x-trailer"] == "kept" and "x-pod" in trailers and trailers["bin-bin"] == b"\x00\xff", trailers
+
+
 def case_unary(channel):
-    reply, call = channel.unary_unary(f"/{SERVICE}/Unary").with_call(b"hello", timeout=10)
-    assert reply == b"hello", reply
-    assert dict(call.trailing_metadata()).get("x-trailer") == "kept", call.trailing_metadata()
+    for message in (b"hello", b"", b"x" * 100_000):
+        reply, call = channel.unary_unary(f"/{SERVICE}/Unary").with_call(message, timeout=10)
+        assert reply == message, reply
+        check_trailers(call)
 
 
 def case_server_stream(channel):
@@ -111,6 +122,16 @@ def case_error(channel):
     except grpc.RpcError as failure:
         assert failure.code() == grpc.StatusCode.FAILED_PRECONDITION, failure.code()
         assert failure.details() == "not today: 100% – ünicode", failure.details()
+        check_trailers(failure)
+    else:
+        raise AssertionError("no error")
+
+
+def case_missing(channel):
+    try:
+        channel.unary_unary(f"/{SERVICE}/Missing")(b"", timeout=10)
+    except grpc.RpcError as failure:
+        assert failure.code() == grpc.StatusCode.UNIMPLEMENTED, failure.code()
     else:
         raise AssertionError("no error")
 
@@ -140,7 +161,7 @@ def case_large(channel):
 
 CASES = {
     "unary": case_unary, "server-stream": case_server_stream, "client-stream": case_client_stream, "bidi": case_bidi,
-    "error": case_error, "deadline": case_deadline, "cancel": case_cancel, "large": case_large,
+    "error": case_error, "missing": case_missing, "deadline": case_deadline, "cancel": case_cancel, "large": case_large,
 }
 
 

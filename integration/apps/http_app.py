@@ -6,7 +6,8 @@
 It listens on all addresses (IPv4 and IPv6). `--idle` closes a keep-alive connection after that long without a request.
 The path says what to answer:
 
-    /echo            200, JSON of what arrived: request line, header lines in order, body length and SHA-256
+    /echo            200, JSON of what arrived: request line and its parts, header lines in order, body (text, if it is
+                     short), its length and SHA-256, trailers; and who answers. So does a path that is none of these.
     /size/N          200, N bytes with Content-Length
     /stream/N/MS     200, N chunks, one every MS milliseconds
     /trailers        200, chunked with an undeclared trailer
@@ -57,10 +58,13 @@ class Reader:
         return data
 
 
+SHORT = 64 << 10
+
+
 def body_of(reader, connection, fields):
     if "expect" in fields and fields["expect"].lower() == "100-continue":
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    digest, length = hashlib.sha256(), 0
+    digest, length, text = hashlib.sha256(), 0, b""
     trailers = []
     if "chunked" in fields.get("transfer-encoding", "").lower():
         while True:
@@ -75,15 +79,22 @@ def body_of(reader, connection, fields):
             data = reader.exactly(size)
             reader.exactly(2)
             digest.update(data)
+            text += data[: SHORT - len(text)]
             length += size
     else:
         left = int(fields.get("content-length", "0"))
         while left:
             data = reader.exactly(min(left, 65536))
             digest.update(data)
+            text += data[: SHORT - len(text)]
             length += len(data)
             left -= len(data)
-    return length, digest.hexdigest(), trailers
+    return {
+        "body": text.decode("latin-1") if length <= SHORT else None,
+        "length": length,
+        "sha256": digest.hexdigest(),
+        "trailers": trailers,
+    }
 
 
 def answer(status, body, extra=""):
@@ -135,18 +146,10 @@ def handle(connection, peer, idle):
                 connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
             return
-        length, digest, trailers = body_of(reader, connection, fields)
+        received = body_of(reader, connection, fields)
         served += 1
         head_only = method == "HEAD"
-        if parts[0] == "echo":
-            document = {
-                "line": lines[0], "headers": lines[1:], "length": length, "sha256": digest, "trailers": trailers,
-                "peer": peer, "pod": os.environ.get("WEFT_INSTANCE"), "served_on_connection": served,
-            }
-            body = json.dumps(document).encode()
-            reply = answer("200 OK", body, "Content-Type: application/json\r\n")
-            connection.sendall(reply[: len(reply) - len(body)] if head_only else reply)
-        elif parts[0] == "size":
+        if parts[0] == "size":
             connection.sendall(answer("200 OK", b"x" * int(parts[1])))
         elif parts[0] == "stream":
             connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -181,7 +184,13 @@ def handle(connection, peer, idle):
             time.sleep(int(parts[1]) / 1000)
             connection.sendall(answer("200 OK", b"slow"))
         else:
-            connection.sendall(answer("404 Not Found", b"no such path\n"))
+            document = {
+                "line": lines[0], "method": method, "target": target, "headers": lines[1:], "peer": peer,
+                "pod": os.environ.get("WEFT_INSTANCE"), "served_on_connection": served,
+            }
+            body = json.dumps(document | received).encode()
+            reply = answer("200 OK", body, "Content-Type: application/json\r\n")
+            connection.sendall(reply[: len(reply) - len(body)] if head_only else reply)
         keep = "close" not in fields.get("connection", "").lower()
         if version == "HTTP/1.0":
             keep = "keep-alive" in fields.get("connection", "").lower()

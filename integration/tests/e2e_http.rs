@@ -7,8 +7,8 @@ use weft_integration::mesh::{TestMesh, with_mesh};
 
 fn mesh() -> anyhow::Result<String> {
     let server =
-        python_app("server", &["echo_http.py", "8080"], "ports: [{port: 8080, protocol: http, servicePort: 80}]")?;
-    let detected = python_app("detected", &["echo_http.py", "9090"], "ports: [{port: 9090}]")?;
+        python_app("server", &["http_app.py", "8080"], "ports: [{port: 8080, protocol: http, servicePort: 80}]")?;
+    let detected = python_app("detected", &["http_app.py", "9090"], "ports: [{port: 9090}]")?;
     Ok(format!("apps:\n{server}{detected}{}", idle_app("client")))
 }
 

@@ -10,7 +10,7 @@ use weft_integration::mesh::{TestMesh, with_mesh};
 use weft_proto::v1::{ApplyRequest, UserResource};
 
 fn mesh() -> anyhow::Result<String> {
-    let server = python_app("server", &["echo_http.py", "8080"], "ports: [{port: 8080, protocol: http}], replicas: 2")?;
+    let server = python_app("server", &["http_app.py", "8080"], "ports: [{port: 8080, protocol: http}], replicas: 2")?;
     Ok(format!("apps:\n{server}{}", idle_app("client")))
 }
 

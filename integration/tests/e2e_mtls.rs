@@ -25,7 +25,7 @@ async fn captured(mesh: &TestMesh, url: &str, marker: &str) -> anyhow::Result<(V
 
 #[test]
 fn the_wire_carries_no_plaintext() -> anyhow::Result<()> {
-    let server = python_app("server", &["echo_http.py", "8080"], "ports: [{port: 8080, protocol: http}]")?;
+    let server = python_app("server", &["http_app.py", "8080"], "ports: [{port: 8080, protocol: http}]")?;
     with_mesh(&format!("apps:\n{server}{}", idle_app("client")), async |mesh| {
         let marker = "a-marker-that-nobody-may-read-on-the-wire";
         let (link, inside) = captured(mesh, "http://server:8080/", marker).await?;
@@ -53,8 +53,8 @@ fn the_wire_carries_no_plaintext() -> anyhow::Result<()> {
 #[test]
 fn strict_refuses_who_proves_nothing() -> anyhow::Result<()> {
     let strict =
-        python_app("strict", &["echo_http.py", "8080"], "ports: [{port: 8080, protocol: http}], inboundMode: strict")?;
-    let open = python_app("open", &["echo_http.py", "8080"], "ports: [{port: 8080, protocol: http}]")?;
+        python_app("strict", &["http_app.py", "8080"], "ports: [{port: 8080, protocol: http}], inboundMode: strict")?;
+    let open = python_app("open", &["http_app.py", "8080"], "ports: [{port: 8080, protocol: http}]")?;
     let plain = "- {name: plain, command: [sleep, infinity], sidecar: false}\n";
     with_mesh(&format!("apps:\n{strict}{open}{plain}{}", idle_app("client")), async |mesh| {
         let curl = |url: String| {

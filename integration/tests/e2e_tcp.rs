@@ -36,18 +36,16 @@ fn redis_through_opaque_tcp() -> anyhow::Result<()> {
 /// A server that speaks first needs no configuration, and its greeting comes within 50 ms of its direct time.
 #[test]
 fn server_speaks_first() -> anyhow::Result<()> {
-    let server = python_app("mail", &["greeting.py", "serve", "2525"], "ports: [{port: 2525}]")?;
-    let direct = python_app("direct", &["greeting.py", "serve", "2525"], "ports: [{port: 2525}], sidecar: false")?;
+    let server = python_app("mail", &["tcp_app.py", "greet", "2525"], "ports: [{port: 2525}]")?;
+    let direct = python_app("direct", &["tcp_app.py", "greet", "2525"], "ports: [{port: 2525}], sidecar: false")?;
     let probe = "- {name: probe, command: [sleep, infinity], sidecar: false}\n";
-    let (python, script) = (python()?.display().to_string(), script("greeting.py")?.display().to_string());
+    let (python, script) = (python()?.display().to_string(), script("tcp_app.py")?.display().to_string());
     with_mesh(&format!("apps:\n{server}{direct}{probe}{}", idle_app("client")), async |mesh| {
-        let times = async |instance: &str, host: &str| {
-            let said = mesh.stdout(instance, &[&python, &script, "call", host, "2525", "21"]).await?;
-            let mut times: Vec<f64> = said.lines().map(str::parse).collect::<Result<_, _>>()?;
-            times.sort_by(f64::total_cmp);
-            anyhow::Ok(times[times.len() / 2])
+        let median = async |instance: &str, host: &str| {
+            let said = mesh.stdout(instance, &[&python, &script, "greeted", host, "2525", "21"]).await?;
+            anyhow::Ok(said.trim().parse::<f64>()?)
         };
-        let (direct, meshed) = (times("probe-0", "direct").await?, times("client-0", "mail").await?);
+        let (direct, meshed) = (median("probe-0", "direct").await?, median("client-0", "mail").await?);
         anyhow::ensure!(meshed - direct <= 50.0, "median {meshed} ms instead of {direct} ms");
         Ok(())
     })

@@ -7,9 +7,9 @@ use weft_integration::mesh::with_mesh;
 
 #[test]
 fn websockets_pass_both_ways() -> anyhow::Result<()> {
-    let declared = python_app("declared", &["websocket.py", "serve", "8080"], "ports: [{port: 8080, protocol: http}]")?;
-    let detected = python_app("detected", &["websocket.py", "serve", "8080"], "ports: [{port: 8080}]")?;
-    let (python, script) = (python()?.display().to_string(), script("websocket.py")?.display().to_string());
+    let declared = python_app("declared", &["ws_app.py", "serve", "8080"], "ports: [{port: 8080, protocol: http}]")?;
+    let detected = python_app("detected", &["ws_app.py", "serve", "8080"], "ports: [{port: 8080}]")?;
+    let (python, script) = (python()?.display().to_string(), script("ws_app.py")?.display().to_string());
     with_mesh(&format!("apps:\n{declared}{detected}{}", idle_app("client")), async |mesh| {
         for host in ["declared", "detected"] {
             let url = format!("ws://{host}:8080/chat");

@@ -77,7 +77,7 @@ fn outbound_and_inbound_speak_mutual_tls_and_nothing_else_is_let_in() {
         let reply = said(&[version, "-H", "x-forwarded-client-cert: spoofed", "-d", "hello", &url]);
         assert!(reply.contains(&format!("URI={CLIENT}")) && !reply.contains("spoofed"), "{version}: {reply}");
     }
-    let first = chain.call_tcp("first-byte", "3");
+    let first = chain.call_tcp("greeted", "3");
     assert!(first.status.success(), "server speaks first through both: {first:?}");
 
     assert!(!curl(&[&format!("http://127.0.0.1:{https}/echo")]).status.success(), "strict takes no plaintext");
