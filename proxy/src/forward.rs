@@ -147,7 +147,7 @@ pub async fn forward(
         exchange.upstream.peer = attempt.peer;
         match attempt.outcome {
             Ok(response) => {
-                observe(exchange, Outcome::Answered(took), worker);
+                observe(exchange, judge(response.head.status, took), worker);
                 exchange.answered_after = Some(worker.now().since(exchange.started()));
                 return Ok(response);
             }
@@ -170,6 +170,15 @@ pub async fn forward(
         }
     }
     Err(last)
+}
+
+/// An endpoint that fails fast must not look like a fast one: its errors count as failures, but for those that say what
+/// it does not do (501, 505).
+const fn judge(status: u16, took: Duration) -> Outcome {
+    match status {
+        500 | 502..=504 | 506..=599 => Outcome::Failed(took),
+        _ => Outcome::Answered(took),
+    }
 }
 
 fn observe(exchange: &Exchange, outcome: Outcome, worker: &Worker) {

@@ -143,14 +143,17 @@ impl RequestHead {
 
     /// Protocol the client asks to switch to (`Upgrade` named in `Connection`, HTTP/1.1 only; RFC 9110 section 7.8).
     ///
-    /// `h2c` does not count: a tunnel to it would carry requests past every policy (h2c smuggling), and RFC 9113
-    /// section 3.1 has withdrawn it.
+    /// Where `h2c` is offered, nothing counts, whatever else is: the server could choose it, and a tunnel to it would
+    /// carry requests past every policy (h2c smuggling). RFC 9113 section 3.1 has withdrawn it.
     #[must_use]
     pub fn wants_upgrade(&self) -> Option<&[u8]> {
         if self.version != Version::Http11 || !self.fields.has_token("connection", "upgrade") {
             return None;
         }
-        self.fields.list("upgrade").find(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
+        if self.fields.list("upgrade").any(|protocol| protocol.eq_ignore_ascii_case(b"h2c")) {
+            return None;
+        }
+        self.fields.list("upgrade").next()
     }
 
     /// Whether the client waits for `100 (Continue)` before it sends the body. HTTP/1.0 cannot (RFC 9110 section

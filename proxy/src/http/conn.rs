@@ -9,9 +9,11 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep};
 use weft_core::h1::{BodyDecoder, BodyEncoder, BodyFault, Decoded, Limits};
 use weft_core::message::BodyFraming;
 
@@ -22,6 +24,9 @@ use crate::io::Stream;
 
 /// First read of a message: holds most heads. Nothing is held while a connection is idle.
 const READ_BYTES_FIRST: usize = 4 * 1024;
+
+/// How often it is looked whether a client that has ended its direction is gone altogether.
+const GONE_LOOK: Duration = Duration::from_secs(1);
 
 /// A read into less room than this is not worth its system call.
 const READ_ROOM_MIN: usize = 1024;
@@ -44,6 +49,7 @@ pub(crate) struct Conn {
     decoder: BodyDecoder,
     /// The peer has ended its direction.
     eof: bool,
+    gone_look: Option<Pin<Box<Sleep>>>,
     /// Bytes read and not consumed.
     pub(crate) read: BytesMut,
     /// Bytes to write.
@@ -57,7 +63,16 @@ impl Conn {
         // What detection has read is taken over without another read.
         let read = BytesMut::from(stream.take_prefix());
         let decoder = BodyDecoder::new(BodyFraming::None, limits);
-        Self { stream: Some(stream), limits, decoder, eof: false, read, out: Out::default(), received: 0 }
+        Self {
+            stream: Some(stream),
+            limits,
+            decoder,
+            eof: false,
+            gone_look: None,
+            read,
+            out: Out::default(),
+            received: 0,
+        }
     }
 
     /// Expects a body of this framing next.
@@ -140,10 +155,28 @@ impl Conn {
     /// Notices the peer's bytes and end while nobody reads, so that a reset is seen at once. Reads ahead within bounds;
     /// ready each time something came.
     pub(crate) fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.eof || self.read.len() >= READ_BYTES_MAX {
+        if self.eof {
+            return self.poll_gone(cx).map(Err);
+        }
+        if self.read.len() >= READ_BYTES_MAX {
             return Poll::Pending;
         }
         self.poll_fill(cx)
+    }
+
+    /// A client that has ended its direction may still read, or be gone: both look the same until the peer's kernel answers
+    /// one of our keep-alive probes with a reset, which it does a minute after its application has closed (Linux:
+    /// `tcp_fin_timeout`). No read tells us any more; the socket's error does.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let look = self.gone_look.get_or_insert_with(|| Box::pin(sleep(GONE_LOOK)));
+        loop {
+            ready!(look.as_mut().poll(cx));
+            look.as_mut().reset(Instant::now() + GONE_LOOK);
+            let socket = self.stream.as_ref().and_then(Stream::socket);
+            if let Some(error) = socket.and_then(|socket| socket.take_error().ok().flatten()) {
+                return Poll::Ready(error);
+            }
+        }
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

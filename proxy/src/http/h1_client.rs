@@ -7,9 +7,11 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use tokio::task::unconstrained;
 use weft_core::fault::FaultKind;
 use weft_core::h1::{BodyEncoder, HeadFault, Limits, ResponseParser, encode_request_head, persistent};
 use weft_core::message::{Asked, BodyFraming, ParsedResponse, RequestHead};
@@ -42,11 +44,14 @@ impl H1Client {
         Self { conn: Rc::new(RefCell::new(Conn::new(stream, limits))), limits }
     }
 
-    /// Whether the connection is still silent and open, as an idle one must be; costs one read that finds nothing.
+    /// Whether the connection is still silent and open, as an idle one must be; costs one read that finds nothing. Looks
+    /// whatever the task has left of its budget: "not now" must not be taken for "nothing there".
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let mut conn = self.conn.borrow_mut();
-        conn.read.is_empty() && conn.poll_fill_idle(&mut Context::from_waker(Waker::noop())).is_pending()
+        let looking = pin!(unconstrained(poll_fn(|cx| conn.poll_fill_idle(cx))));
+        let silent = looking.poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        silent && conn.read.is_empty()
     }
 
     /// Ready once an idle connection ends or says something; drop it then.
@@ -122,6 +127,7 @@ impl Pump {
             if conn.borrow().out.len() >= OUT_BYTES_MAX {
                 let flushed = conn.borrow_mut().poll_flush(cx).map_err(|_| PumpError::Write)?;
                 if flushed.is_pending() {
+                    self.body.poll_background(cx);
                     return Ok(false);
                 }
             }

@@ -16,8 +16,8 @@ use weft_core::message::{Asked, ParsedResponse, RequestHead};
 use weft_core::translate::{request_to_h2, response_from_h2};
 
 use super::h2_io::{H2Body, H2Sender, Side};
-use super::keepalive::{InFlight, KeepAlive, Streams};
-use super::limits::INTERIM_MAX;
+use super::keepalive::{Heard, InFlight, KeepAlive, Streams};
+use super::limits::{INTERIM_MAX, SMALL_FRAMES_BYTES_MAX};
 use super::{Body, BodyError, H2Tunnel, HttpLimits, Interim, Request, Response, SendError};
 use crate::io::Stream;
 
@@ -53,14 +53,16 @@ impl H2Client {
             .enable_push(false)
             .max_header_list_size(u32::try_from(limits.message.head_bytes_max * 2).unwrap_or(u32::MAX))
             .initial_window_size(limits.stream_window)
-            .initial_connection_window_size(limits.connection_window)
+            .initial_connection_window_size(limits.connection_window())
+            .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
             .max_send_buffer_size(super::OUT_BYTES_MAX);
-        let opened = timeout(limits.head_timeout, builder.handshake::<_, Bytes>(stream)).await;
+        let heard = Heard::default();
+        let opened = timeout(limits.head_timeout, builder.handshake::<_, Bytes>(heard.listen(stream))).await;
         let (send, mut connection) =
             opened.map_err(|_| FaultKind::ConnectTimeout)?.map_err(|_| FaultKind::UpstreamReset)?;
         let streams = Rc::<Streams>::default();
         let closed = Rc::new(Cell::new(false));
-        let mut keepalive = KeepAlive::new(connection.ping_pong(), &streams, limits);
+        let mut keepalive = KeepAlive::new(connection.ping_pong(), &streams, heard, limits);
         let over = Rc::clone(&closed);
         spawn_local(async move {
             poll_fn(|cx| match std::pin::Pin::new(&mut connection).poll(cx) {

@@ -1,13 +1,15 @@
 //! Bodies on HTTP/2 streams, the same for both ends of a stream.
 //!
 //! Receive windows are given back as pieces are handed on, and a piece is only asked for when the one before has left, so
-//! a slow reader closes the window of a fast writer. Resets keep their code across the proxy.
+//! a slow reader closes the window of a fast writer. Meanwhile what arrives is taken out of the crate and joined, because
+//! it ends connections on which many small frames wait; the window bounds how much that is. Resets keep their code across
+//! the proxy.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use weft_core::fault::FaultKind;
 use weft_core::h1::Limits;
@@ -58,6 +60,10 @@ pub struct H2Body {
     received: Rc<Cell<u64>>,
     request: Option<Box<H2Sender>>,
     held: Option<InFlight>,
+    /// Arrived while the reader was busy; its window is not given back yet.
+    ahead: BytesMut,
+    data_ended: bool,
+    broken: Option<BodyError>,
 }
 
 impl std::fmt::Debug for H2Body {
@@ -68,7 +74,18 @@ impl std::fmt::Debug for H2Body {
 
 impl H2Body {
     pub(crate) fn new(recv: RecvStream, side: Side, framing: BodyFraming, limits: Limits) -> Self {
-        Self { recv, side, framing, limits, received: Rc::default(), request: None, held: None }
+        Self {
+            recv,
+            side,
+            framing,
+            limits,
+            received: Rc::default(),
+            request: None,
+            held: None,
+            ahead: BytesMut::new(),
+            data_ended: false,
+            broken: None,
+        }
     }
 
     /// Counts data bytes there.
@@ -89,12 +106,22 @@ impl H2Body {
             return Poll::Ready(Some(Err(error)));
         }
         let side = self.side;
-        while let Some(data) = ready!(self.recv.poll_data(cx)) {
-            let data = data.map_err(|e| side.error(&e))?;
-            self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
-            if !data.is_empty() {
-                self.received.set(self.received.get() + data.len() as u64);
-                return Poll::Ready(Some(Ok(Frame::Data(data))));
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if !self.ahead.is_empty() {
+            let data = self.ahead.split().freeze();
+            return Poll::Ready(Some(self.hand_on(data)));
+        }
+        while !self.data_ended {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(data) => {
+                    let data = data.map_err(|e| side.error(&e))?;
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(self.hand_on(data)));
+                    }
+                }
+                None => self.data_ended = true,
             }
         }
         let trailers = ready!(self.recv.poll_trailers(cx)).map_err(|e| side.error(&e))?;
@@ -108,7 +135,22 @@ impl H2Body {
         }))
     }
 
+    fn hand_on(&mut self, data: Bytes) -> Result<Frame, BodyError> {
+        let side = self.side;
+        self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
+        self.received.set(self.received.get() + data.len() as u64);
+        Ok(Frame::Data(data))
+    }
+
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
+        while !self.data_ended && self.broken.is_none() {
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => self.ahead.extend_from_slice(&data),
+                Poll::Ready(Some(Err(error))) => self.broken = Some(self.side.error(&error)),
+                Poll::Ready(None) => self.data_ended = true,
+                Poll::Pending => break,
+            }
+        }
         // A broken request body has reset the stream; the next read reports it.
         self.poll_request(cx).unwrap_or(Ok(())).unwrap_or_default();
     }
@@ -125,7 +167,7 @@ impl H2Body {
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        self.recv.is_end_stream()
+        self.ahead.is_empty() && self.broken.is_none() && self.recv.is_end_stream()
     }
 
     pub(crate) const fn framing(&self) -> BodyFraming {

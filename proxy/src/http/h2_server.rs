@@ -23,7 +23,8 @@ use weft_core::translate::{request_from_h2, response_to_h2};
 use super::body::Sent;
 use super::h1_server::head_fault;
 use super::h2_io::{H2Body, H2Sender, Side};
-use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
+use super::keepalive::{Heard, InFlight, KeepAlive, Streams, Verdict};
+use super::limits::SMALL_FRAMES_BYTES_MAX;
 use super::{
     Body, BodyError, ExchangeEnd, H2Tunnel, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
     refusal_response,
@@ -65,16 +66,19 @@ async fn serve<H: Handler + 'static>(
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(header_list_max(limits))
         .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
+        .initial_connection_window_size(limits.connection_window())
+        .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
         .max_pending_accept_reset_streams(limits.pending_resets_max)
         .max_send_buffer_size(super::OUT_BYTES_MAX);
-    let mut connection = match timeout(limits.head_timeout, builder.handshake::<_, Bytes>(stream)).await {
+    let heard = Heard::default();
+    let shaking = builder.handshake::<_, Bytes>(heard.listen(stream));
+    let mut connection = match timeout(limits.head_timeout, shaking).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return ServeEnd::Fault(connection_fault(&error)),
         Err(_) => return ServeEnd::Fault(FaultKind::HeadTimeout),
     };
     let open = Rc::<Streams>::default();
-    let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, limits);
+    let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, heard, limits);
     let mut draining = pin!(drain.draining());
     let (mut told, mut idle) = (false, false);
     loop {

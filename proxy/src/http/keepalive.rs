@@ -1,18 +1,24 @@
 //! PING on HTTP/2 connections: a peer behind a black hole is noticed while streams wait for it.
 //!
+//! Any byte that arrives after the PING is a sign of life: on a slow link the answer stands behind megabytes, and an
+//! application that is busy answers late.
+//!
 //! An idle connection is not pinged: nobody waits, and a fleet of idle proxies must cost nothing but one timer tick each.
 //! It is given up after the idle timeout.
 
 use std::cell::Cell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::HttpLimits;
+use crate::io::Stream;
 
 /// How many streams of a connection are open, and how many have ever been.
 #[derive(Debug, Default)]
@@ -25,6 +31,57 @@ impl Streams {
     /// Streams open now.
     pub(crate) const fn open(&self) -> usize {
         self.open.get()
+    }
+}
+
+/// Bytes heard from the peer, counted where they are read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Rc<Cell<u64>>);
+
+impl Heard {
+    /// The stream, listened to.
+    pub(crate) fn listen(&self, stream: Stream) -> Listened {
+        Listened { stream, heard: Rc::clone(&self.0) }
+    }
+}
+
+/// A stream whose bytes are counted for [`Heard`].
+pub(crate) struct Listened {
+    stream: Stream,
+    heard: Rc<Cell<u64>>,
+}
+
+impl AsyncRead for Listened {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.heard.set(self.stream.bytes_read());
+        polled
+    }
+}
+
+impl AsyncWrite for Listened {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -55,10 +112,12 @@ pub(crate) enum Verdict {
     Idle,
 }
 
-/// Sends a PING each interval while there are streams, and waits for its answer.
+/// Sends a PING each interval while there are streams, and waits for a sign of life.
 pub(crate) struct KeepAlive {
     pings: Option<PingPong>,
     streams: Rc<Streams>,
+    heard: Heard,
+    heard_before: u64,
     opened: u64,
     idle: Duration,
     idle_timeout: Duration,
@@ -69,11 +128,13 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(crate) fn new(pings: Option<PingPong>, streams: &Rc<Streams>, limits: &HttpLimits) -> Self {
+    pub(crate) fn new(pings: Option<PingPong>, streams: &Rc<Streams>, heard: Heard, limits: &HttpLimits) -> Self {
         let (interval, timeout) = (limits.ping_interval, limits.ping_timeout);
         Self {
             pings,
             streams: Rc::clone(streams),
+            heard,
+            heard_before: 0,
             opened: 0,
             idle: Duration::ZERO,
             idle_timeout: limits.idle_timeout,
@@ -93,17 +154,22 @@ impl KeepAlive {
                 self.timer.as_mut().reset(Instant::now() + self.interval);
             }
             std::task::ready!(self.timer.as_mut().poll(cx));
-            if self.waiting {
+            if self.waiting && self.heard.0.get() == self.heard_before {
                 return Poll::Ready(Verdict::Gone);
             }
+            // A PING that was answered by other bytes stays under way; h2 takes the next one when its answer has come.
+            self.heard_before = self.heard.0.get();
             let active = self.streams.open() > 0;
             let quiet = !active && self.opened == self.streams.opened.get();
             self.opened = self.streams.opened.get();
             self.idle = if quiet { self.idle + self.interval } else { Duration::ZERO };
             if quiet && self.idle >= self.idle_timeout {
+                // Time for what is on its way, before the verdict is repeated.
+                self.timer.as_mut().reset(Instant::now() + self.interval);
                 return Poll::Ready(Verdict::Idle);
             }
-            self.waiting = active && pings.send_ping(Ping::opaque()).is_ok();
+            let unanswered = self.waiting;
+            self.waiting = active && (pings.send_ping(Ping::opaque()).is_ok() || unanswered);
             let next = if self.waiting { self.timeout } else { self.interval };
             self.timer.as_mut().reset(Instant::now() + next);
         }

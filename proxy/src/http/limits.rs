@@ -10,6 +10,11 @@ pub const READ_BYTES_MAX: usize = 32 * 1024;
 /// Output that waits for the peer; a body is not polled for more until it is below this.
 pub const OUT_BYTES_MAX: usize = 64 * 1024;
 
+/// What the small DATA frames that wait on one HTTP/2 connection may cost beyond their payload; the crate charges each
+/// 256 bytes. They wait only while a request is on its way to an endpoint, or for one turn of the worker: a body whose
+/// reader is slow is taken out of the crate's hands (see [`super::H2Body`]).
+pub(crate) const SMALL_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Interim responses relayed for one request. A handful is normal (one 100, some 103); more is an upstream gone wild.
 pub(crate) const INTERIM_MAX: u32 = 32;
 
@@ -30,13 +35,13 @@ pub struct HttpLimits {
     pub streams_max: u32,
     /// Resets of streams not accepted yet before the connection is closed for rapid reset: 20.
     pub pending_resets_max: usize,
-    /// Receive window of one HTTP/2 stream: 256 KiB.
+    /// Receive window of one HTTP/2 stream: 128 KiB. That of its connection is as large as those of all its streams
+    /// together, so that streams nobody reads never hold up the others.
     pub stream_window: u32,
-    /// Receive window of an HTTP/2 connection: 1 MiB.
-    pub connection_window: u32,
     /// PING this often while streams are open: 10 s.
     pub ping_interval: Duration,
-    /// A PING must be answered within: 3 s.
+    /// After a PING something must be heard within: 20 s from strangers and applications, which may be busy (a host that
+    /// is gone is found by TCP), 3 s between sidecars.
     pub ping_timeout: Duration,
 }
 
@@ -50,10 +55,9 @@ impl Default for HttpLimits {
             linger_timeout: Duration::from_secs(2),
             streams_max: 100,
             pending_resets_max: 20,
-            stream_window: 256 * 1024,
-            connection_window: 1024 * 1024,
+            stream_window: 128 * 1024,
             ping_interval: Duration::from_secs(10),
-            ping_timeout: Duration::from_secs(3),
+            ping_timeout: Duration::from_secs(20),
         }
     }
 }
@@ -64,6 +68,12 @@ impl HttpLimits {
     #[must_use]
     pub fn between_sidecars() -> Self {
         let base = Self::default();
-        Self { pending_resets_max: base.streams_max as usize * 2, ..base }
+        let pending_resets_max = base.streams_max as usize * 2;
+        Self { pending_resets_max, ping_timeout: Duration::from_secs(3), ..base }
+    }
+
+    /// Receive window of an HTTP/2 connection.
+    pub(crate) const fn connection_window(&self) -> u32 {
+        self.stream_window.saturating_mul(self.streams_max)
     }
 }

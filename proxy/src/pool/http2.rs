@@ -21,6 +21,8 @@ pub struct Lane {
     opening: Cell<usize>,
     /// Held while a connection is opened, so that a burst of requests shares it instead of opening one each.
     door: Mutex<()>,
+    /// How often opening has failed, and how the last time: who waited at the door shares the failure too.
+    failed: Cell<(u64, FaultKind)>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +57,14 @@ pub struct Opened {
 
 impl Lane {
     pub(super) fn new(clock: Clock, limits: PoolLimits) -> Self {
-        Self { clock, limits, open: RefCell::default(), opening: Cell::new(0), door: Mutex::new(()) }
+        Self {
+            clock,
+            limits,
+            open: RefCell::default(),
+            opening: Cell::new(0),
+            door: Mutex::new(()),
+            failed: Cell::new((0, FaultKind::Internal)),
+        }
     }
 
     /// Whether no connection is open.
@@ -77,6 +86,7 @@ impl Lane {
         {
             return Ok(checkout);
         }
+        let (failures, _) = self.failed.get();
         let _door = self.door.lock().await;
         // Somebody may have opened one while this request waited at the door.
         match self.place() {
@@ -88,9 +98,18 @@ impl Lane {
             Placement::Full => return Err(FaultKind::Overload),
             Placement::Open => {}
         }
+        if let (count, fault) = self.failed.get()
+            && count != failures
+        {
+            return Err(fault);
+        }
         let opening = Opening::begin(&self.opening);
-        let Opened { client, peer, expires } = connect().await?;
+        let opened = connect().await;
         drop(opening);
+        let Opened { client, peer, expires } = opened.inspect_err(|fault| {
+            let (count, _) = self.failed.get();
+            self.failed.set((count + 1, *fault));
+        })?;
         let life = Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy);
         self.open.borrow_mut().push(Open { client: client.clone(), peer: peer.clone(), life, expires });
         Ok(Checkout { client, peer, reused: false })
@@ -129,5 +148,28 @@ impl<'a> Opening<'a> {
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_at_the_door_shares_the_failure() {
+        let lane = Lane::new(Clock::start(), PoolLimits::default());
+        let tried = Cell::new(0);
+        let connect = || async {
+            tried.set(tried.get() + 1);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Err::<Opened, _>(FaultKind::ConnectTimeout)
+        };
+        let all = futures_util::future::join_all((0..20).map(|_| lane.checkout(connect))).await;
+        assert!(all.iter().all(|one| matches!(one, Err(FaultKind::ConnectTimeout))), "{all:?}");
+        assert_eq!(tried.get(), 1, "nobody waits for more than one timeout");
+        assert!(lane.checkout(connect).await.is_err());
+        assert_eq!(tried.get(), 2, "who comes later tries for himself");
     }
 }

@@ -22,10 +22,9 @@ const NANOS_FLOOR: f64 = 1_000.0;
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The endpoint answered after this time (to the response head, or to the connection for TCP). An application error
-    /// is an answer too.
+    /// The endpoint answered after this time (to the response head, or to the connection for TCP).
     Answered(Duration),
-    /// The attempt failed upstream after this time: connect, TLS, reset, timeout.
+    /// The attempt failed upstream after this time: connect, TLS, reset, timeout, an error of the server's.
     Failed(Duration),
     /// The caller left before an answer: it would have taken longer than this.
     Abandoned(Duration),

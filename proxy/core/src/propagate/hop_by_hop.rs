@@ -12,7 +12,7 @@ use crate::message::{RequestHead, ResponseHead, Version};
 const NOMINATIONS_MAX: usize = 64;
 
 /// Hop-by-hop whether nominated or not. `te` and `upgrade` are too, and treated on their own.
-const ALWAYS: [&str; 4] = ["connection", "proxy-connection", "keep-alive", "transfer-encoding"];
+const ALWAYS: [&str; 5] = ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "http2-settings"];
 
 /// Options of `Connection` that name no field to remove, or one that is removed anyway.
 const KNOWN_OPTIONS: [&str; 7] =

@@ -330,3 +330,47 @@ fn bytes_pushed_back_come_first_and_count_once() {
         assert!(stream.into_socket().is_ok());
     });
 }
+
+#[test]
+fn a_client_that_ended_and_then_vanished_cancels_the_work_upstream() {
+    run(async {
+        let to = upstream(|mut socket, _| async move {
+            read_head(&mut socket).await;
+            // Until the proxy gives up.
+            read_all(&mut socket).await.unwrap_or_default();
+        })
+        .await;
+        let (proxy, mut client) = h1_pair(to).await;
+        client.write_all(GET).await.unwrap();
+        client.shutdown().await.unwrap();
+        // The proxy has read the end of the client's direction before the reset comes.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        crate::net::reset(client);
+        proxy.handler.noted("cancelled").await;
+    });
+}
+
+#[test]
+fn poison_is_seen_whatever_is_left_of_the_tasks_budget() {
+    run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let client = H1Client::new(Stream::plain(socket), Limits::default());
+        assert!(client.is_quiet());
+        server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison").await.unwrap();
+        while client.is_quiet() {
+            tokio::task::yield_now().await;
+        }
+        let (socket, mut other) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let client = H1Client::new(Stream::plain(socket.unwrap()), Limits::default());
+        other.as_mut().unwrap().0.write_all(b"HTTP/1.1 408 x\r\n\r\n").await.unwrap();
+        // The bytes have arrived; now as after a large response in the same turn: the budget is used up.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let quiet = std::future::poll_fn(|cx| {
+            while std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+            std::task::Poll::Ready(client.is_quiet())
+        });
+        assert!(!quiet.await);
+    });
+}

@@ -521,3 +521,85 @@ fn an_idle_connection_is_closed_with_goaway() {
         }
     });
 }
+
+/// Frame types in the order they come, until the end of the connection.
+async fn frames(socket: &mut TcpStream) -> Vec<u8> {
+    let mut types = Vec::new();
+    let mut header = [0; 9];
+    while socket.read_exact(&mut header).await.is_ok() {
+        let len = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+        socket.read_exact(&mut vec![0; len]).await.unwrap();
+        types.push(header[3]);
+    }
+    types
+}
+
+#[test]
+fn goaway_leaves_time_for_what_is_on_its_way() {
+    run(async {
+        let limits = HttpLimits {
+            ping_interval: Duration::from_millis(300),
+            idle_timeout: Duration::from_millis(300),
+            ..HttpLimits::default()
+        };
+        let proxy = proxy(Proto::H2, Some((answering(HI).await, Proto::H1)), limits).await;
+        let mut socket = TcpStream::connect(proxy.address).await.unwrap();
+        socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut header = [0; 9];
+        while header[3] != 7 {
+            socket.read_exact(&mut header).await.unwrap();
+            socket.read_exact(&mut vec![0; usize::from(header[2])]).await.unwrap();
+        }
+        // A request that crossed the GOAWAY.
+        let request = [b"\0\0\x06\x01\x05\0\0\0\x01".as_slice(), &[0x82, 0x86, 0x84, 0x41, 0x01, b'a']].concat();
+        socket.write_all(&request).await.unwrap();
+        let rest = frames(&mut socket).await;
+        assert!(rest.contains(&1) && rest.contains(&0), "HEADERS and DATA of the answer in {rest:?}");
+    });
+}
+
+/// `readers` clients ask for a body in pieces of `piece` bytes and read nothing of it; what others do on the same upstream
+/// connection goes on.
+fn slow_readers_hurt_nobody_else(piece: usize, readers: usize) {
+    run(async move {
+        let to = h2_upstream(move |request, mut respond| async move {
+            let mut send = respond.send_response(Response::new(()), false).unwrap();
+            if request.uri().path() != "/big" {
+                return send.send_data(Bytes::from_static(b"hi"), true).unwrap_or_default();
+            }
+            for _ in 0..2_000_000 / piece {
+                if send.send_data(Bytes::from(vec![b'x'; piece]), false).is_err() {
+                    return;
+                }
+            }
+            std::future::pending().await
+        })
+        .await;
+        let proxy = h2_proxy(to, Proto::H2).await;
+        let get = |path: &str| Request::builder().uri(format!("http://a{path}")).body(()).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..readers {
+            let mut reader = connect(&proxy).await;
+            let response = reader.send_request(get("/big"), true).unwrap().0.await.unwrap();
+            held.push((reader, response));
+        }
+        let mut other = connect(&proxy).await;
+        for _ in 0..20 {
+            let (response, _) = other.send_request(get("/small"), true).unwrap();
+            assert_eq!(body_of(response.await.unwrap().into_body()).await.unwrap().0, "hi");
+            other = other.ready().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(proxy.handler.opened.get(), 1, "all of it on one connection upstream");
+    });
+}
+
+#[test]
+fn slow_readers_of_large_bodies_hurt_nobody_else() {
+    slow_readers_hurt_nobody_else(16_000, 8);
+}
+
+#[test]
+fn slow_readers_of_small_messages_hurt_nobody_else() {
+    slow_readers_hurt_nobody_else(10, 3);
+}
