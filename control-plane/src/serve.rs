@@ -17,7 +17,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use weft_proto::v1::config_server::ConfigServer;
 use weft_proto::v1::diagnostics_server::DiagnosticsServer;
-use weft_proto::v1::discovery_server::DiscoveryServer;
 use weft_proto::v1::identity_server::IdentityServer;
 use weft_proto::v1::operator_server::OperatorServer;
 use weft_proto::v1::registry_server::RegistryServer;
@@ -39,7 +38,7 @@ use crate::doors::socket::SocketDoor;
 use crate::doors::status::StatusPort;
 use crate::doors::tls::{TlsCounts, TlsDoor};
 use crate::metrics::{Metrics, Page};
-use crate::push::proxies::Proxies;
+use crate::push::proxies::{Proxies, PushCounts};
 use crate::registry::handle::Registry;
 use crate::shutdown::Shutdown;
 use crate::store::embedded::Embedded;
@@ -93,7 +92,7 @@ pub fn proxy_services(plane: &Plane) -> Services {
     Services::default()
         .with(IdentityServer::new(identity).max_decoding_message_size(ISSUE_BYTES_MAX))
         .with(RegistryServer::new(registry))
-        .with(DiscoveryServer::new(discovery))
+        .with(discovery)
         .with(DiagnosticsServer::new(plane.diagnostics.clone()))
 }
 
@@ -305,6 +304,16 @@ async fn sweep_tokens(tokens: Arc<Tokens>, shutdown: Shutdown) {
     }
 }
 
+fn push_metrics(page: &mut Page, counts: &PushCounts) {
+    page.counter("weft_updates_sent_total", "Updates sent to proxies.", &[], &counts.sent);
+    page.counter("weft_resources_refused_total", "Resources that proxies refused.", &[], &counts.refused);
+    let help = "Discovery streams closed because the proxy did not acknowledge an update in time.";
+    page.counter("weft_acks_overdue_total", help, &[], &counts.overdue);
+    let help =
+        "From a change in the registry to the proxy's word that it is in force, of each update that tells of one.";
+    page.histogram("weft_push_seconds", help, &counts.took);
+}
+
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point by their format")]
 fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertificate>, doors: &Doors) {
     let (store, own, tls) = (Arc::clone(store), Arc::clone(own), doors.tls.clone());
@@ -320,9 +329,9 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
         let root = authority.root_not_after().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         page.gauge(name, expiry, &[("certificate", "root")], root as f64);
         page.gauge("weft_connected_proxies", "Proxies with an open Discovery stream.", &[], proxies.count() as f64);
-        let (pushes, rejected) = proxies.totals();
-        page.gauge("weft_updates_sent", "Updates sent to proxies since the start.", &[], pushes as f64);
-        page.gauge("weft_resources_refused", "Resources that proxies refused since the start.", &[], rejected as f64);
+        push_metrics(page, proxies.counts());
+        let help = "Instances removed because their lease was missed.";
+        page.counter("weft_lease_expiries_total", help, &[], registry.lease_expiries());
         let (instances, services, endpoints) = registry.read(|index| {
             let endpoints: usize = index.services().map(|(_, known)| known.endpoint_count()).sum();
             (index.instances().count(), index.services().count(), endpoints)

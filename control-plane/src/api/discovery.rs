@@ -1,24 +1,38 @@
 //! `Discovery`: the stream on which a proxy learns what exists.
+//!
+//! Not the service that `tonic` generates: that one takes whole messages, and would encode each resource anew for each
+//! proxy.
 
+use std::convert::Infallible;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, async_trait};
-use weft_proto::v1::discovery_server::Discovery;
-use weft_proto::v1::{DiscoveryRequest, DiscoveryResponse};
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+use weft_proto::v1::{DiscoveryRequest, discovery_server};
 
 use super::peer::Peer;
 use crate::ca::Authority;
 use crate::push::converse;
 use crate::push::proxies::Proxies;
+use crate::push::wire;
 use crate::registry::handle::Registry;
 use crate::shutdown::Shutdown;
 
 /// Updates that wait for the transport; one is unacknowledged at a time.
 const WAITING_MAX: usize = 4;
+
+/// Largest message of a proxy. A `Hello` names each resource that is held, in some 60 bytes: hundreds of thousands.
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+/// Path of the only call.
+const STREAM_PATH: &str = "/weft.v1.Discovery/Stream";
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -35,16 +49,8 @@ impl DiscoveryService {
     pub fn new(registry: Registry, proxies: Proxies, authority: Arc<Authority>, shutdown: Shutdown) -> Self {
         Self { registry, proxies, authority, shutdown }
     }
-}
 
-#[async_trait]
-impl Discovery for DiscoveryService {
-    type StreamStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
-
-    async fn stream(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamStream>, Status> {
+    fn open(&self, request: Request<Streaming<DiscoveryRequest>>) -> Result<Response<Updates>, Status> {
         let caller = Peer::of(&request)?;
         let (send, receive) = mpsc::channel(WAITING_MAX);
         tokio::spawn(converse(
@@ -56,6 +62,46 @@ impl Discovery for DiscoveryService {
             send,
             self.shutdown.clone(),
         ));
-        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+}
+
+type Updates = ReceiverStream<Result<wire::Response, Status>>;
+
+impl NamedService for DiscoveryService {
+    const NAME: &'static str = discovery_server::SERVICE_NAME;
+}
+
+impl tower::Service<http::Request<Body>> for DiscoveryService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != STREAM_PATH {
+            return Box::pin(ready(Ok(Status::unimplemented("no such method").into_http())));
+        }
+        let method = Method(self.clone());
+        Box::pin(async move {
+            let codec: ProstCodec<wire::Response, DiscoveryRequest> = ProstCodec::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            Ok(grpc.streaming(method, request).await)
+        })
+    }
+}
+
+struct Method(DiscoveryService);
+
+impl StreamingService<DiscoveryRequest> for Method {
+    type Response = wire::Response;
+    type ResponseStream = Updates;
+    type Future = std::future::Ready<Result<Response<Updates>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
+        ready(self.0.open(request))
     }
 }

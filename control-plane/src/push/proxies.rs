@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use weft_core::identity::spiffe::SpiffeId;
 use weft_proto::v1::Rejection;
+
+use crate::metrics::{Counter, Histogram};
 
 /// Characters kept of what a proxy says.
 const TEXT_CHARACTERS_MAX: usize = 256;
@@ -13,13 +16,48 @@ const TEXT_CHARACTERS_MAX: usize = 256;
 /// Rejections remembered per proxy.
 const REJECTIONS_MAX: usize = 1000;
 
+/// From a change of the index to the proxy's word that it is in force. The promise is a second; the gathering of changes
+/// takes 20 to 200 ms of it.
+const PUSH_SECONDS: [Duration; 11] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2_500),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+];
+
 /// Shared by all streams.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     streams: Arc<Mutex<HashMap<u64, Connected>>>,
     next: Arc<AtomicU64>,
-    pushes: Arc<AtomicU64>,
-    nacks: Arc<AtomicU64>,
+    counts: Arc<PushCounts>,
+}
+
+/// What streams count.
+#[derive(Debug)]
+pub struct PushCounts {
+    /// Updates sent.
+    pub sent: Counter,
+    /// Resources refused.
+    pub refused: Counter,
+    /// Streams closed because an update was not acknowledged in time.
+    pub overdue: Counter,
+    /// From a change of the index to its acknowledgement, of each update that told of one.
+    pub took: Histogram,
+}
+
+impl Default for PushCounts {
+    fn default() -> Self {
+        let (sent, refused, overdue) = (Counter::default(), Counter::default(), Counter::default());
+        Self { sent, refused, overdue, took: Histogram::new(&PUSH_SECONDS) }
+    }
 }
 
 /// One proxy with an open stream.
@@ -64,26 +102,36 @@ impl Proxies {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Updates sent, and resources refused, since the start.
+    /// What was counted since the start.
     #[must_use]
-    pub fn totals(&self) -> (u64, u64) {
-        (self.pushes.load(Ordering::Relaxed), self.nacks.load(Ordering::Relaxed))
+    pub fn counts(&self) -> &PushCounts {
+        &self.counts
     }
 }
 
 impl Seat {
     /// An update was sent.
     pub fn pushed(&self) {
-        self.proxies.pushes.fetch_add(1, Ordering::Relaxed);
+        self.proxies.counts.sent.increment();
+    }
+
+    /// The proxy was told of a change, and has it in force this long after.
+    pub fn took(&self, took: Duration) {
+        self.proxies.counts.took.observe(took);
+    }
+
+    /// An update was not acknowledged in time.
+    pub fn overdue(&self) {
+        self.proxies.counts.overdue.increment();
     }
 
     /// An update was acknowledged, but for some resources.
-    pub fn acknowledged(&self, revision: u64, sent: &[String], rejections: &[Rejection]) {
+    pub fn acknowledged(&self, revision: u64, sent: &[Arc<str>], rejections: &[Rejection]) {
         let mut streams = self.proxies.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(connected) = streams.get_mut(&self.number) else { return };
         connected.acked_revision = revision;
         for name in sent {
-            connected.rejected.remove(name);
+            connected.rejected.remove(&**name);
         }
         for rejection in rejections.iter().take(REJECTIONS_MAX) {
             let name = cut(rejection.name.as_ref().map_or("", |name| &name.name));
@@ -96,7 +144,7 @@ impl Seat {
                 connected.rejected.insert(name, format!("{field}: {reason}"));
             }
         }
-        self.proxies.nacks.fetch_add(rejections.len() as u64, Ordering::Relaxed);
+        self.proxies.counts.refused.add(u64::try_from(rejections.len()).unwrap_or(u64::MAX));
     }
 }
 

@@ -1,21 +1,22 @@
-//! Drives one proxy's stream: messages in, updates out, changes of the registry gathered for a moment before they are
+//! Drives one proxy's stream: messages in, updates out, changes that concern it gathered for a moment before they are
 //! pushed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::Status;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_proto::DISCOVERY_PROTOCOL_VERSION;
-use weft_proto::v1::{
-    DiscoveryRequest, DiscoveryResponse, Hello, TrustBundle, Update, Welcome, discovery_request, discovery_response,
-};
+use weft_proto::v1::{DiscoveryRequest, Hello, TrustBundle, Welcome, discovery_request};
 
 use super::proxies::{Proxies, Seat, cut};
-use super::subscription::Subscription;
+use super::subscription::{Push, Subscription};
+use super::wire::Response;
 use crate::registry::handle::Registry;
+use crate::registry::{Concern, Index, Listener, Touched};
 use crate::shutdown::Shutdown;
 
 /// The first message must come within this.
@@ -25,8 +26,12 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(20);
 const GATHER_MAX: Duration = Duration::from_millis(200);
 
+/// An update must be acknowledged, or refused, within this; a proxy takes milliseconds. One that does not would hold its
+/// updates, and be shown as connected, forever.
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Where answers to a stream go.
-pub(super) type Outgoing = mpsc::Sender<Result<DiscoveryResponse, Status>>;
+pub(super) type Outgoing = mpsc::Sender<Result<Response, Status>>;
 
 /// Serves one stream until the proxy leaves or the control plane stops. A protocol error is sent as the last word.
 pub async fn converse(
@@ -45,11 +50,12 @@ pub async fn converse(
         tracing::info!(proxy = %caller, instance = %hello.instance_id, build = %cut(&hello.build), "proxy connected");
         let seat = proxies.connect(caller.clone(), hello.instance_id);
         let conversation = Conversation {
-            changes: registry.changes(),
+            listener: registry.listen(),
             registry,
             subscription,
             seat,
-            sent: Sent::default(),
+            sent: None,
+            since: None,
             outgoing: &outgoing,
         };
         conversation.run(incoming).await
@@ -84,24 +90,28 @@ async fn greet(
     }
     let welcome =
         Welcome { protocol_version: hello.protocol_version.min(DISCOVERY_PROTOCOL_VERSION), bundle: Some(bundle) };
-    let welcome = DiscoveryResponse { message: Some(discovery_response::Message::Welcome(welcome)) };
+    let welcome = Response { welcome: Some(welcome), update: None };
     outgoing.send(Ok(welcome)).await.map_err(|_| Status::cancelled("proxy left"))?;
     Ok(hello)
 }
 
 /// What the unacknowledged update held.
-#[derive(Default)]
 struct Sent {
     revision: u64,
-    names: Vec<String>,
+    names: Vec<Arc<str>>,
+    at: Instant,
+    /// When the first change in it came into force; `None` where it only answers the proxy.
+    since: Option<Instant>,
 }
 
 struct Conversation<'a> {
     registry: Registry,
-    changes: watch::Receiver<u64>,
+    listener: Listener,
     subscription: Subscription,
     seat: Seat,
-    sent: Sent,
+    sent: Option<Sent>,
+    /// When the first change that is still to be told came into force.
+    since: Option<Instant>,
     outgoing: &'a Outgoing,
 }
 
@@ -114,18 +124,17 @@ impl Conversation<'_> {
         let mut gathering: Option<(Instant, Instant)> = None;
         loop {
             let due = gathering.map(|(quiet, latest)| quiet.min(latest));
+            let deadline = self.sent.as_ref().map(|sent| sent.at + ACK_TIMEOUT);
             tokio::select! {
                 message = incoming.next() => {
                     let Some(message) = message else { return Ok(()) };
-                    self.handle(message?)?;
-                    // A question is answered at once.
-                    self.push().await?;
-                }
-                changed = self.changes.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
+                    // A question is answered at once; changes go on gathering.
+                    if self.handle(message?)? || gathering.is_none() {
+                        self.push().await?;
                     }
-                    let now = now();
+                }
+                () = self.listener.touched() => {
+                    let now = Instant::now();
                     let latest = gathering.map_or(now + GATHER_MAX, |(_, latest)| latest);
                     gathering = Some((now + QUIET, latest));
                 }
@@ -133,46 +142,101 @@ impl Conversation<'_> {
                     gathering = None;
                     self.push().await?;
                 }
+                () = wait(deadline), if deadline.is_some() => return Err(self.overdue()),
             }
         }
     }
 
-    fn handle(&mut self, message: DiscoveryRequest) -> Result<(), Status> {
+    /// True when the proxy waits for more.
+    fn handle(&mut self, message: DiscoveryRequest) -> Result<bool, Status> {
         match message.message {
-            Some(discovery_request::Message::Subscribe(subscribe)) => self
-                .subscription
-                .subscribe(&subscribe.targets)
-                .map_err(|error| Status::resource_exhausted(error.to_string())),
+            Some(discovery_request::Message::Subscribe(subscribe)) => {
+                let subscribed = self.subscription.subscribe(&subscribe.targets);
+                subscribed.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+                Ok(true)
+            }
             Some(discovery_request::Message::Unsubscribe(unsubscribe)) => {
-                let subscription = &mut self.subscription;
-                self.registry.read(|index| subscription.unsubscribe(&unsubscribe.targets, index));
-                Ok(())
+                self.subscription.unsubscribe(&unsubscribe.targets);
+                Ok(false)
             }
             Some(discovery_request::Message::Ack(ack)) => {
-                if self.subscription.acknowledge(&ack) {
-                    self.seat.acknowledged(self.sent.revision, &self.sent.names, &ack.rejections);
+                if self.subscription.acknowledge(&ack)
+                    && let Some(sent) = self.sent.take()
+                {
+                    self.seat.acknowledged(sent.revision, &sent.names, &ack.rejections);
+                    if let Some(since) = sent.since {
+                        self.seat.took(since.elapsed());
+                    }
                 }
-                Ok(())
+                Ok(self.subscription.has_more())
             }
             Some(discovery_request::Message::Hello(_)) => Err(Status::failed_precondition("second Hello")),
             // Of a later version of the protocol.
-            None => Ok(()),
+            None => Ok(false),
         }
     }
 
+    /// The proxy is told again, from what it then says that it holds, when it comes back.
+    fn overdue(&self) -> Status {
+        self.seat.overdue();
+        let nonce = self.subscription.unacknowledged().unwrap_or_default();
+        let text = format!("no Ack of update {nonce} within {ACK_TIMEOUT:?}; open another stream, with what is held");
+        Status::deadline_exceeded(text)
+    }
+
     async fn push(&mut self) -> Result<(), Status> {
-        let subscription = &mut self.subscription;
-        let Some(update) = self.registry.read(|index| subscription.update(index)) else { return Ok(()) };
-        self.sent = Sent { revision: update.revision, names: names(&update) };
+        if self.subscription.unacknowledged().is_some() {
+            return Ok(());
+        }
+        // Concerned before the index is looked at: no change can fall in between.
+        self.attend();
+        let (news, index) = self.registry.hear(&self.listener);
+        if let Some(news) = news {
+            self.subscription.notice(&news.touched);
+            self.since.get_or_insert(news.since);
+        }
+        let push = self.subscription.update(&index);
+        let concerned = self.attend();
+        self.recall(&index, concerned);
+        let since = self.since;
+        if !self.subscription.has_more() {
+            self.since = None;
+        }
+        let Some(Push { update, names }) = push else { return Ok(()) };
+        self.sent = Some(Sent { revision: update.revision, names, at: Instant::now(), since });
         self.seat.pushed();
-        let update = DiscoveryResponse { message: Some(discovery_response::Message::Update(update)) };
+        let update = Response { welcome: None, update: Some(update) };
         self.outgoing.send(Ok(update)).await.map_err(|_| Status::cancelled("proxy left"))
     }
-}
 
-fn names(update: &Update) -> Vec<String> {
-    let upserted = update.upserts.iter().filter_map(|resource| resource.name.as_ref());
-    upserted.chain(&update.removals).map(|name| name.name.clone()).collect()
+    /// Listens to what concerns the subscription. Returns what is new of it.
+    fn attend(&mut self) -> Vec<Concern> {
+        let mut concerned = Vec::new();
+        for (concern, wanted) in self.subscription.take_concerns() {
+            if wanted {
+                self.listener.insert(concern.clone());
+                concerned.push(concern);
+            } else {
+                self.listener.remove(&concern);
+            }
+        }
+        concerned
+    }
+
+    /// What turned out to be a concern only from the index may have changed before the listener knew.
+    fn recall(&self, seen: &Arc<Index>, concerned: Vec<Concern>) {
+        if concerned.is_empty() || Arc::ptr_eq(seen, &self.registry.snapshot()) {
+            return;
+        }
+        let mut touched = Touched::default();
+        for concern in concerned {
+            match concern {
+                Concern::Service(key) => _ = touched.services.insert(key),
+                Concern::Address(address) => _ = touched.addresses.insert(address),
+            }
+        }
+        self.listener.recall(touched);
+    }
 }
 
 async fn wait(due: Option<Instant>) {
@@ -180,8 +244,4 @@ async fn wait(due: Option<Instant>) {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-fn now() -> Instant {
-    Instant::now()
 }

@@ -1,42 +1,72 @@
 //! What one proxy wants and what it has been told.
 //!
-//! The machine compares what the proxy should know with what it was told and makes one update of the difference. At most
-//! one update is unacknowledged at a time; changes that come meanwhile gather in the next one. What the proxy refused
-//! counts as told: the same version is not sent again, a later one is.
+//! The machine compares what the proxy should know with what it was told, as far as either may have changed, and makes
+//! one update of the difference. At most one update is unacknowledged at a time; changes that come meanwhile gather in
+//! the next one. What the proxy refused counts as told: the same version is not sent again, a later one is.
+//!
+//! **Make before break.** An answer travels with the service that it leads to, or after it. What is gone is taken back
+//! when everything that is there has been told. A difference too large for one update goes out in several, by the same
+//! rules.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use weft_core::model::ServiceKey;
-use weft_proto::v1::{Ack, Hello, Resource, ResourceKind, ResourceName, Target, Update, resource, target};
+use weft_proto::v1::{Ack, Hello, ResourceName, Target, resource, target};
 
-use crate::registry::Index;
+use super::parcel::Parcel;
+use super::told::Told;
+use super::wire::Update;
+use crate::registry::{Concern, Index, Touched};
 
-/// Targets of one proxy. A sidecar that talks to more than this is being scanned through.
-pub(super) const TARGETS_MAX: usize = 10_000;
-
-/// Resources in one update; a larger difference goes out in several.
-const RESOURCES_MAX: usize = 4_000;
+/// Targets of one proxy. Proxies keep 4,096 addresses, gateways beside them the services that they serve; a proxy that
+/// wants more than this is not one of ours.
+pub(super) const TARGETS_MAX: usize = 20_000;
 
 /// A proxy wants more than [`TARGETS_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {TARGETS_MAX} targets")]
+#[error("more than {TARGETS_MAX} targets; withdraw some first")]
 pub struct TooMany;
 
-type Name = (i32, String);
+/// An update to send, with the names of all that is in it.
+#[derive(Debug)]
+pub struct Push {
+    /// As it goes out.
+    pub update: Update,
+    /// Upserted and removed.
+    pub names: Vec<Arc<str>>,
+}
 
 /// State of one stream.
 #[derive(Debug, Default)]
 pub struct Subscription {
+    /// Wanted for themselves.
     services: BTreeSet<ServiceKey>,
-    addresses: BTreeSet<SocketAddr>,
-    told: HashMap<Name, u64>,
-    /// Answers told on this stream, compared by what they say: their versions move with every change of the store.
-    answers: HashMap<Name, resource::Body>,
+    /// Wanted answers, each with the service that it led to when last looked at.
+    addresses: BTreeMap<SocketAddr, Option<ServiceKey>>,
+    /// Services that the proxy should know, with the number of reasons.
+    needs: HashMap<ServiceKey, usize>,
+    told: Told,
+    /// Services of which something may be new.
+    fresh: BTreeSet<ServiceKey>,
+    /// Addresses about which the answer may be new; all wanted.
+    asked: BTreeSet<SocketAddr>,
+    /// Services of which more may have been told than there is.
+    stale: BTreeSet<ServiceKey>,
+    /// Answers held from an earlier stream that nobody wants.
+    stray_answers: BTreeSet<SocketAddr>,
+    /// Held from an earlier stream, and nothing that this build can tell.
+    strays: Vec<ResourceName>,
+    /// What concerns the stream or no longer does, since this was last asked.
+    concerns: Vec<(Concern, bool)>,
     nonce: u64,
     unacknowledged: Option<u64>,
     begun: bool,
 }
+
+/// What the index says about the addresses asked for.
+type Answers = BTreeMap<SocketAddr, (u64, resource::Body, Option<ServiceKey>)>;
 
 impl Subscription {
     /// From the first message of a stream.
@@ -46,10 +76,12 @@ impl Subscription {
     pub fn begin(hello: &Hello) -> Result<Self, TooMany> {
         let mut subscription = Self::default();
         for held in &hello.held {
-            if let Some(name) = &held.name {
-                subscription.told.insert((name.kind, name.name.clone()), held.version);
+            if !subscription.told.note(held) {
+                subscription.strays.extend(held.name.clone());
             }
         }
+        subscription.stale.extend(subscription.told.services().cloned());
+        subscription.stray_answers.extend(subscription.told.addresses());
         subscription.subscribe(&hello.targets)?;
         Ok(subscription)
     }
@@ -60,17 +92,9 @@ impl Subscription {
     /// [`TooMany`]; targets up to the bound are taken.
     pub fn subscribe(&mut self, targets: &[Target]) -> Result<(), TooMany> {
         for target in targets {
-            if self.services.len() + self.addresses.len() >= TARGETS_MAX {
-                return Err(TooMany);
-            }
             match parse(target) {
-                Some(Wanted::Service(key)) => {
-                    self.services.insert(key);
-                }
-                Some(Wanted::Address(address)) => {
-                    self.answers.remove(&answer_name(address));
-                    self.addresses.insert(address);
-                }
+                Some(Wanted::Service(key)) => self.want_service(key)?,
+                Some(Wanted::Address(address)) => self.want_address(address)?,
                 // Of a later version of the protocol.
                 None => {}
             }
@@ -79,21 +103,38 @@ impl Subscription {
     }
 
     /// The proxy no longer wants these, and has itself forgotten what only they needed.
-    pub fn unsubscribe(&mut self, targets: &[Target], index: &Index) {
+    pub fn unsubscribe(&mut self, targets: &[Target]) {
         for target in targets {
-            match parse(target) {
-                Some(Wanted::Service(key)) => {
-                    self.services.remove(&key);
-                }
-                Some(Wanted::Address(address)) => {
-                    self.addresses.remove(&address);
-                    self.answers.remove(&answer_name(address));
-                }
-                None => {}
+            let needed = match parse(target) {
+                Some(Wanted::Service(key)) => self.services.take(&key),
+                Some(Wanted::Address(address)) => self.unwant_address(address),
+                None => None,
+            };
+            if let Some(key) = needed
+                && self.unneed(&key)
+            {
+                self.told.forget_service(&key);
+                self.stale.remove(&key);
             }
         }
-        let wanted: HashSet<Name> = self.wanted(index).into_iter().filter_map(|resource| name_of(&resource)).collect();
-        self.told.retain(|name, _| wanted.contains(name));
+    }
+
+    /// The index may have changed in this. It must be said before the index is shown to [`Subscription::update`].
+    pub fn notice(&mut self, touched: &Touched) {
+        if touched.all {
+            self.fresh.extend(self.needs.keys().cloned());
+            self.asked.extend(self.addresses.keys());
+        }
+        self.fresh.extend(touched.services.iter().filter(|key| self.needs.contains_key(*key)).cloned());
+        for address in &touched.addresses {
+            let wanted = self.addresses.range(all_ports(*address));
+            self.asked.extend(wanted.map(|(address, _)| *address));
+        }
+    }
+
+    /// What concerns the stream from now on (true), or no longer does, since this was last asked.
+    pub fn take_concerns(&mut self) -> Vec<(Concern, bool)> {
+        std::mem::take(&mut self.concerns)
     }
 
     /// The proxy has applied an update. False when it is not the one that was sent.
@@ -105,69 +146,169 @@ impl Subscription {
         true
     }
 
+    /// Nonce of the update that waits to be acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> Option<u64> {
+        self.unacknowledged
+    }
+
+    /// Whether there may be more to tell than went into the last update.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        !(self.fresh.is_empty() && self.asked.is_empty() && self.stale.is_empty())
+    }
+
     /// The next update; `None` while one is unacknowledged or nothing is new. The first is sent even if empty: it tells
     /// the proxy that it knows what there is to know.
-    pub fn update(&mut self, index: &Index) -> Option<Update> {
+    pub fn update(&mut self, index: &Index) -> Option<Push> {
         if self.unacknowledged.is_some() {
             return None;
         }
-        let wanted = self.wanted(index);
-        let names: HashSet<Name> = wanted.iter().filter_map(name_of).collect();
-        let mut upserts = Vec::new();
-        for resource in wanted {
-            if upserts.len() == RESOURCES_MAX {
-                break;
-            }
-            upserts.extend(self.news(resource));
+        let mut parcel = Parcel::default();
+        let answers = self.resolve(index);
+        self.told.tell_mesh(index.mesh(), &mut parcel);
+        self.tell_services(index, &answers, &mut parcel);
+        if self.fresh.is_empty() {
+            self.tell_answers(answers, &mut parcel);
         }
-        let gone: Vec<Name> = self.told.keys().filter(|name| !names.contains(*name)).cloned().collect();
-        if upserts.is_empty() && gone.is_empty() && self.begun {
+        if self.fresh.is_empty() && self.asked.is_empty() {
+            self.take_back(index, &mut parcel);
+        }
+        if parcel.is_empty() && self.begun {
             return None;
-        }
-        for name in &gone {
-            self.told.remove(name);
-            self.answers.remove(name);
         }
         self.begun = true;
         self.nonce += 1;
         self.unacknowledged = Some(self.nonce);
-        let removals = gone.into_iter().map(|(kind, name)| ResourceName { kind, name }).collect();
-        Some(Update { nonce: self.nonce, revision: index.revision(), upserts, removals, bundle: None })
+        let Parcel { upserts, removals, names, .. } = parcel;
+        let update = Update { nonce: self.nonce, revision: index.revision(), upserts, removals };
+        Some(Push { update, names })
     }
 
-    /// The resource as it is to be sent, if the proxy does not have it.
-    fn news(&mut self, mut resource: Resource) -> Option<Resource> {
-        let name = name_of(&resource)?;
-        let told = self.told.get(&name).copied();
-        if name.0 == ResourceKind::Resolution as i32 {
-            if self.answers.get(&name) == resource.body.as_ref() {
-                return None;
+    /// Looks up what may have changed about addresses, and which services that makes needed or needless.
+    fn resolve(&mut self, index: &Index) -> Answers {
+        let mut answers = Answers::new();
+        for address in self.asked.clone() {
+            let (answer, service) = index.resolve(address);
+            let before = self.addresses.insert(address, service.clone()).flatten();
+            if before != service {
+                service.iter().for_each(|key| self.need(key));
+                let needless = before.filter(|key| self.unneed(key));
+                self.stale.extend(needless);
             }
-            // An answer can fall back on something older; its version must not.
-            resource.version = resource.version.max(told.map_or(0, |told| told + 1));
-            self.answers.insert(name.clone(), resource.body.clone()?);
-        } else if told == Some(resource.version) {
-            return None;
+            if let Some(body) = answer.body {
+                answers.insert(address, (answer.version, body, service));
+            }
         }
-        self.told.insert(name, resource.version);
-        Some(resource)
+        answers
     }
 
-    /// All that the proxy should know: services before endpoints before answers.
-    fn wanted(&self, index: &Index) -> Vec<Resource> {
-        let mut services: BTreeSet<ServiceKey> = self.services.clone();
-        let mut answers = Vec::new();
-        for address in &self.addresses {
-            let (answer, service) = index.resolve(*address);
-            services.extend(service);
-            answers.push(answer);
+    /// Each service with its endpoints and the answers that lead to it.
+    fn tell_services(&mut self, index: &Index, answers: &Answers, parcel: &mut Parcel) {
+        let mut leading: HashMap<&ServiceKey, Vec<SocketAddr>> = HashMap::new();
+        for (address, (_, _, service)) in answers {
+            if let Some(key) = service {
+                leading.entry(key).or_default().push(*address);
+            }
         }
-        let mut wanted = vec![Resource::clone(index.mesh())];
-        for key in &services {
-            wanted.extend(index.service_resources(key).map(|resource| Resource::clone(resource)));
+        while !parcel.is_full()
+            && let Some(key) = self.fresh.pop_first()
+        {
+            if self.told.tell_service(&key, index, parcel) {
+                self.stale.insert(key.clone());
+            }
+            for address in leading.remove(&key).into_iter().flatten() {
+                if let Some((version, body, _)) = answers.get(&address) {
+                    self.told.tell_answer(address, *version, body.clone(), parcel);
+                    self.asked.remove(&address);
+                }
+            }
         }
-        wanted.extend(answers);
-        wanted
+    }
+
+    /// Answers that did not go with a service: they lead nowhere, or to what was told before.
+    fn tell_answers(&mut self, answers: Answers, parcel: &mut Parcel) {
+        for (address, (version, body, _)) in answers {
+            if parcel.is_full() {
+                return;
+            }
+            if self.asked.remove(&address) {
+                self.told.tell_answer(address, version, body, parcel);
+            }
+        }
+    }
+
+    fn take_back(&mut self, index: &Index, parcel: &mut Parcel) {
+        for name in self.strays.drain(..) {
+            parcel.remove(name);
+        }
+        for address in std::mem::take(&mut self.stray_answers) {
+            self.told.take_back_answer(&address, parcel);
+        }
+        while !parcel.is_full()
+            && let Some(key) = self.stale.pop_first()
+        {
+            self.told.take_back_service(&key, self.needs.contains_key(&key), index, parcel);
+        }
+    }
+
+    fn want_service(&mut self, key: ServiceKey) -> Result<(), TooMany> {
+        if !self.services.contains(&key) {
+            self.make_room()?;
+            self.need(&key);
+            self.services.insert(key);
+        }
+        Ok(())
+    }
+
+    fn want_address(&mut self, address: SocketAddr) -> Result<(), TooMany> {
+        if !self.addresses.contains_key(&address) {
+            self.make_room()?;
+            self.addresses.insert(address, None);
+            self.concerns.push((Concern::Address(address.ip()), true));
+        }
+        self.told.repeat_answer(&address);
+        self.stray_answers.remove(&address);
+        self.asked.insert(address);
+        Ok(())
+    }
+
+    /// The service that the answer led to.
+    fn unwant_address(&mut self, address: SocketAddr) -> Option<ServiceKey> {
+        let service = self.addresses.remove(&address)?;
+        self.asked.remove(&address);
+        self.told.forget_answer(&address);
+        if self.addresses.range(all_ports(address.ip())).next().is_none() {
+            self.concerns.push((Concern::Address(address.ip()), false));
+        }
+        service
+    }
+
+    fn make_room(&self) -> Result<(), TooMany> {
+        if self.services.len() + self.addresses.len() >= TARGETS_MAX { Err(TooMany) } else { Ok(()) }
+    }
+
+    /// One more reason to know a service.
+    fn need(&mut self, key: &ServiceKey) {
+        let reasons = self.needs.entry(key.clone()).or_default();
+        *reasons += 1;
+        if *reasons == 1 {
+            self.concerns.push((Concern::Service(key.clone()), true));
+            self.fresh.insert(key.clone());
+        }
+    }
+
+    /// One reason less; true when it was the last.
+    fn unneed(&mut self, key: &ServiceKey) -> bool {
+        let Some(reasons) = self.needs.get_mut(key) else { return false };
+        *reasons -= 1;
+        if *reasons > 0 {
+            return false;
+        }
+        self.needs.remove(key);
+        self.fresh.remove(key);
+        self.concerns.push((Concern::Service(key.clone()), false));
+        true
     }
 }
 
@@ -189,10 +330,6 @@ fn parse(target: &Target) -> Option<Wanted> {
     }
 }
 
-fn answer_name(address: SocketAddr) -> Name {
-    (ResourceKind::Resolution.into(), address.to_string())
-}
-
-fn name_of(resource: &Resource) -> Option<Name> {
-    resource.name.as_ref().map(|name| (name.kind, name.name.clone()))
+fn all_ports(address: IpAddr) -> std::ops::RangeInclusive<SocketAddr> {
+    SocketAddr::new(address, 0)..=SocketAddr::new(address, u16::MAX)
 }

@@ -1,20 +1,23 @@
-//! The index as the rest of the process uses it: behind a lock that is never held across an await, fed by one task that
-//! follows the store, and with a counter that tells streams that something changed.
+//! The index as the rest of the process uses it: immutable for whoever reads it, replaced by one task that follows the
+//! store, with word of each change to the streams that it concerns.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use weft_core::model::ServiceKey;
 use weft_proto::v1::OutboundMode;
 
+use super::concerns::{Concerns, Listener, News};
 use super::feed::{self, dns_key};
 use super::index::{Index, InstanceName, Settings, instance_name};
 use super::instance;
 use super::lease::Leases;
 use crate::bootstrap::{self, ServeArgs};
+use crate::metrics::Counter;
 use crate::shutdown::Shutdown;
 use crate::store::{Event, Expect, Key, Revision, Store, StoreError};
 
@@ -37,12 +40,16 @@ const MESH_KEY: &str = "mesh/settings";
 #[derive(Clone, Debug)]
 pub struct Registry {
     store: Arc<dyn Store>,
-    index: Arc<Mutex<Index>>,
+    index: Arc<ArcSwap<Index>>,
+    /// Held by whoever makes the next index.
+    changing: Arc<Mutex<()>>,
+    concerns: Concerns,
     leases: Arc<Mutex<Leases>>,
     held_back: Arc<AtomicUsize>,
     ended: Arc<AtomicU64>,
     changed: watch::Sender<u64>,
     settings: Settings,
+    lease_expiries: Arc<Counter>,
 }
 
 impl Registry {
@@ -54,13 +61,16 @@ impl Registry {
         let settings = settings(args);
         let mesh_version = mesh_version(&*store, &settings).await?;
         let registry = Self {
-            index: Arc::new(Mutex::new(Index::new(settings.clone(), mesh_version))),
+            index: Arc::new(ArcSwap::from_pointee(Index::new(settings.clone(), mesh_version))),
+            changing: Arc::default(),
+            concerns: Concerns::default(),
             leases: Arc::new(Mutex::new(Leases::new(args.lease()))),
             held_back: Arc::default(),
             ended: Arc::default(),
             changed: watch::Sender::new(0),
             settings,
             store,
+            lease_expiries: Arc::default(),
         };
         let from = registry.reload(true).await?;
         let names: Vec<InstanceName> = registry.read(|index| {
@@ -80,9 +90,32 @@ impl Registry {
         &self.settings
     }
 
-    /// Looks into the index. `look` must be quick.
+    /// Instances removed because their lease was missed.
+    #[must_use]
+    pub fn lease_expiries(&self) -> &Counter {
+        &self.lease_expiries
+    }
+
+    /// Looks into the index.
     pub fn read<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
-        look(&self.index())
+        look(&self.index.load())
+    }
+
+    /// The index as it is now; later changes make another one.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Index> {
+        self.index.load_full()
+    }
+
+    /// What was touched since a listener last heard, and the index at which that is all.
+    pub fn hear(&self, listener: &Listener) -> (Option<News>, Arc<Index>) {
+        self.concerns.hear(listener, || self.snapshot())
+    }
+
+    /// For a stream that wants word of changes that concern it.
+    #[must_use]
+    pub fn listen(&self) -> Listener {
+        self.concerns.listen()
     }
 
     /// Sees each change of the index.
@@ -274,6 +307,7 @@ impl Registry {
             Ok(_) => {
                 self.ended.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(namespace = %name.0, instance = %name.1, "lease missed: instance removed");
+                self.lease_expiries.increment();
                 Ok(())
             }
             Err(StoreError::Conflict { .. }) => Ok(()),
@@ -326,12 +360,13 @@ impl Registry {
     }
 
     fn change(&self, change: impl FnOnce(&mut Index)) {
-        change(&mut self.index());
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = Index::clone(&self.index.load());
+        change(&mut index);
+        let touched = index.take_touched();
+        self.concerns.notify(&touched, tokio::time::Instant::now(), || self.index.store(Arc::new(index)));
+        drop(changing);
         self.changed.send_modify(|count| *count += 1);
-    }
-
-    fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn leases(&self) -> MutexGuard<'_, Leases> {

@@ -1,10 +1,11 @@
 //! The index itself.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 use weft_core::identity::spiffe::TrustDomain;
 use weft_core::model::ServiceKey;
 use weft_proto::v1::{
@@ -12,7 +13,9 @@ use weft_proto::v1::{
     resource,
 };
 
+use super::encoded::Encoded;
 use super::instance::{self, Instance};
+use super::touched::Touched;
 use crate::resource::service::{Backing, Port, ServiceSpec, Target};
 
 /// What the flags say of the mesh.
@@ -32,7 +35,7 @@ pub struct Settings {
 pub type InstanceName = (String, String);
 
 /// A service with what was made of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Known {
     /// As declared.
     pub spec: ServiceSpec,
@@ -40,33 +43,35 @@ pub struct Known {
     pub virtual_ips: Vec<IpAddr>,
     /// Revision it was written at.
     pub revision: u64,
-    resource: Arc<Resource>,
+    resource: Arc<Encoded>,
     /// By endpoint id.
-    endpoints: BTreeMap<String, Arc<Resource>>,
+    endpoints: RedBlackTreeMapSync<String, Arc<Encoded>>,
 }
 
 impl Known {
     /// How many serve it now.
     #[must_use]
     pub fn endpoint_count(&self) -> usize {
-        self.endpoints.len()
+        self.endpoints.size()
     }
 }
 
-/// Everything that exists.
-#[derive(Debug)]
+/// Everything that exists. A clone shares all that neither changes afterwards, so readers keep one as it was while the
+/// next is made.
+#[derive(Clone, Debug)]
 pub struct Index {
     settings: Settings,
-    mesh: Arc<Resource>,
+    mesh: Arc<Encoded>,
     revision: u64,
-    services: BTreeMap<ServiceKey, Known>,
-    instances: BTreeMap<InstanceName, (Instance, u64)>,
-    by_virtual_ip: HashMap<IpAddr, ServiceKey>,
-    by_address: HashMap<IpAddr, BTreeSet<InstanceName>>,
+    services: RedBlackTreeMapSync<ServiceKey, Known>,
+    instances: RedBlackTreeMapSync<InstanceName, (Instance, u64)>,
+    by_virtual_ip: HashTrieMapSync<IpAddr, ServiceKey>,
+    by_address: HashTrieMapSync<IpAddr, BTreeSet<InstanceName>>,
     /// How many instances an identity has, by namespace and service account.
-    by_identity: HashMap<(String, String), usize>,
+    by_identity: HashTrieMapSync<(String, String), usize>,
     /// The DNS name asked for, and its last answer.
-    resolved: HashMap<ServiceKey, (String, Vec<IpAddr>)>,
+    resolved: HashTrieMapSync<ServiceKey, (String, Vec<IpAddr>)>,
+    touched: Touched,
 }
 
 impl Index {
@@ -78,17 +83,18 @@ impl Index {
             ranges: settings.ranges.iter().map(ToString::to_string).collect(),
             outbound_mode: settings.outbound_mode.into(),
         };
-        let mesh = resource(ResourceKind::Mesh, String::new(), mesh_version, resource::Body::Mesh(mesh));
+        let mesh = encode(ResourceKind::Mesh, "", mesh_version, resource::Body::Mesh(mesh));
         Self {
             settings,
             mesh,
             revision: 0,
-            services: BTreeMap::new(),
-            instances: BTreeMap::new(),
-            by_virtual_ip: HashMap::new(),
-            by_address: HashMap::new(),
-            by_identity: HashMap::new(),
-            resolved: HashMap::new(),
+            services: RedBlackTreeMapSync::new_sync(),
+            instances: RedBlackTreeMapSync::new_sync(),
+            by_virtual_ip: HashTrieMapSync::new_sync(),
+            by_address: HashTrieMapSync::new_sync(),
+            by_identity: HashTrieMapSync::new_sync(),
+            resolved: HashTrieMapSync::new_sync(),
+            touched: Touched::all(),
         }
     }
 
@@ -149,6 +155,11 @@ impl Index {
         &self.settings
     }
 
+    /// What may have changed since this was last asked.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
     /// Which service holds a virtual IP.
     #[must_use]
     pub fn holder(&self, address: IpAddr) -> Option<&ServiceKey> {
@@ -160,7 +171,9 @@ impl Index {
         self.remove_service(key, revision);
         for address in &virtual_ips {
             // Whoever has it keeps it.
-            self.by_virtual_ip.entry(*address).or_insert_with(|| key.clone());
+            if !self.by_virtual_ip.contains_key(address) {
+                self.by_virtual_ip.insert_mut(*address, key.clone());
+            }
         }
         let body = Service {
             namespace: key.namespace.to_string(),
@@ -168,22 +181,25 @@ impl Index {
             ports: spec.ports.iter().map(|port| port.service.clone()).collect(),
             virtual_ips: virtual_ips.iter().map(ToString::to_string).collect(),
         };
-        let resource = resource(ResourceKind::Service, key.to_string(), revision, resource::Body::Service(body));
-        let known = Known { spec, virtual_ips, revision, resource, endpoints: BTreeMap::new() };
-        self.services.insert(key.clone(), known);
+        let resource = encode(ResourceKind::Service, &key.to_string(), revision, resource::Body::Service(body));
+        let known = Known { spec, virtual_ips, revision, resource, endpoints: RedBlackTreeMapSync::new_sync() };
+        self.services.insert_mut(key.clone(), known);
         self.rebuild(key);
+        self.touch_service(key);
         self.advance(revision);
     }
 
     /// A service was deleted.
     pub fn remove_service(&mut self, key: &ServiceKey, revision: u64) {
-        if let Some(known) = self.services.remove(key) {
+        self.touch_service(key);
+        if let Some(known) = self.services.get(key) {
             for address in &known.virtual_ips {
                 if self.by_virtual_ip.get(address) == Some(key) {
-                    self.by_virtual_ip.remove(address);
+                    self.by_virtual_ip.remove_mut(address);
                 }
             }
         }
+        self.services.remove_mut(key);
         self.advance(revision);
     }
 
@@ -191,57 +207,65 @@ impl Index {
     pub fn put_instance(&mut self, instance: Instance, revision: u64) {
         let name = (instance.namespace.clone(), instance.id.clone());
         self.remove_instance(&name, revision);
+        self.touched.addresses.extend(&instance.addresses);
         for address in &instance.addresses {
-            self.by_address.entry(*address).or_default().insert(name.clone());
+            let mut names = self.by_address.get(address).cloned().unwrap_or_default();
+            names.insert(name.clone());
+            self.by_address.insert_mut(*address, names);
         }
-        *self.by_identity.entry(identity(&instance)).or_default() += 1;
-        let selecting = self.selecting(&instance);
-        for key in selecting {
+        let count = self.instances_of(&instance.namespace, &instance.service_account);
+        self.by_identity.insert_mut(identity(&instance), count + 1);
+        for key in self.selecting(&instance) {
             if let Some(known) = self.services.get_mut(&key) {
                 add_endpoints(known, &key, &instance, revision, &self.settings.trust_domain);
             }
+            self.touched.services.insert(key);
         }
-        self.instances.insert(name, (instance, revision));
+        self.instances.insert_mut(name, (instance, revision));
     }
 
     /// An instance is gone.
     pub fn remove_instance(&mut self, name: &InstanceName, revision: u64) {
         self.advance(revision);
-        let Some((instance, _)) = self.instances.remove(name) else { return };
+        let Some((instance, _)) = self.instances.get(name).cloned() else { return };
+        self.instances.remove_mut(name);
+        self.touched.addresses.extend(&instance.addresses);
         for address in &instance.addresses {
-            if let Some(names) = self.by_address.get_mut(address) {
-                names.remove(name);
-                if names.is_empty() {
-                    self.by_address.remove(address);
-                }
+            let mut names = self.by_address.get(address).cloned().unwrap_or_default();
+            names.remove(name);
+            if names.is_empty() {
+                self.by_address.remove_mut(address);
+            } else {
+                self.by_address.insert_mut(*address, names);
             }
         }
-        let identity = identity(&instance);
-        if let Some(count) = self.by_identity.get_mut(&identity) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_identity.remove(&identity);
+        match self.instances_of(&instance.namespace, &instance.service_account) {
+            0 | 1 => {
+                self.by_identity.remove_mut(&identity(&instance));
             }
+            count => self.by_identity.insert_mut(identity(&instance), count - 1),
         }
         for key in self.selecting(&instance) {
             if let Some(known) = self.services.get_mut(&key) {
                 for address in &instance.addresses {
-                    known.endpoints.remove(&endpoint_id(&instance, *address));
+                    known.endpoints.remove_mut(&endpoint_id(&instance, *address));
                 }
             }
+            self.touched.services.insert(key);
         }
     }
 
     /// DNS answered for a service that is served by `name`. Only ever called with an answer: a failure keeps the last
     /// one. The answer for a name that the service no longer has is not used.
     pub fn put_resolved(&mut self, key: &ServiceKey, name: String, addresses: Vec<IpAddr>) {
-        self.resolved.insert(key.clone(), (name, addresses));
+        self.resolved.insert_mut(key.clone(), (name, addresses));
         self.rebuild(key);
+        self.touched.services.insert(key.clone());
     }
 
     /// The answer for a deleted service is forgotten.
     pub fn remove_resolved(&mut self, key: &ServiceKey) {
-        self.resolved.remove(key);
+        self.resolved.remove_mut(key);
     }
 
     /// The DNS name last asked for a service, and its answer.
@@ -262,12 +286,12 @@ impl Index {
 
     /// The mesh's own resource.
     #[must_use]
-    pub fn mesh(&self) -> &Arc<Resource> {
+    pub fn mesh(&self) -> &Arc<Encoded> {
         &self.mesh
     }
 
     /// A service and its endpoints, as proxies are told.
-    pub fn service_resources(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Resource>> {
+    pub fn service_resources(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Encoded>> {
         let known = self.services.get(key);
         known.into_iter().flat_map(|known| std::iter::once(&known.resource).chain(known.endpoints.values()))
     }
@@ -351,10 +375,22 @@ impl Index {
         in_namespace.filter(|(_, known)| selects(&known.spec, instance)).map(|(key, _)| key.clone()).collect()
     }
 
+    /// The service's own resource, and the answers that it gives: about its virtual addresses and those it selects.
+    fn touch_service(&mut self, key: &ServiceKey) {
+        self.touched.services.insert(key.clone());
+        let Some(known) = self.services.get(key) else { return };
+        self.touched.addresses.extend(&known.virtual_ips);
+        let from = (key.namespace.to_string(), String::new());
+        let in_namespace = self.instances.range(from..).take_while(|(name, _)| *name.0 == *key.namespace);
+        for (_, (instance, _)) in in_namespace.filter(|(_, (instance, _))| selects(&known.spec, instance)) {
+            self.touched.addresses.extend(&instance.addresses);
+        }
+    }
+
     /// Makes all endpoints of a service anew.
     fn rebuild(&mut self, key: &ServiceKey) {
         let Some(known) = self.services.get_mut(key) else { return };
-        known.endpoints.clear();
+        known.endpoints = RedBlackTreeMapSync::new_sync();
         let addresses = match &known.spec.backing {
             Backing::Selector(_) => {
                 for (instance, revision) in self.instances.values() {
@@ -378,7 +414,7 @@ impl Index {
             let id = address.to_string();
             let body = Endpoint { ports: ports.collect(), ..bare_endpoint(key, id.clone(), address) };
             let made = endpoint_resource(key, &id, known.revision, body);
-            known.endpoints.insert(id, made);
+            known.endpoints.insert_mut(id, made);
         }
     }
 }
@@ -437,7 +473,7 @@ fn add_endpoints(known: &mut Known, key: &ServiceKey, instance: &Instance, revis
             ..bare_endpoint(key, id.clone(), *address)
         };
         let made = endpoint_resource(key, &id, known.revision.max(revision), body);
-        known.endpoints.insert(id, made);
+        known.endpoints.insert_mut(id, made);
     }
 }
 
@@ -456,13 +492,12 @@ fn endpoint_port(port: &Port, target: u16, captured: bool) -> EndpointPort {
     EndpointPort { service_port: port.service.port, target_port: target.into(), captured }
 }
 
-fn endpoint_resource(key: &ServiceKey, id: &str, version: u64, body: Endpoint) -> Arc<Resource> {
-    resource(ResourceKind::Endpoint, format!("{key}/{id}"), version, resource::Body::Endpoint(body))
+fn endpoint_resource(key: &ServiceKey, id: &str, version: u64, body: Endpoint) -> Arc<Encoded> {
+    encode(ResourceKind::Endpoint, &format!("{key}/{id}"), version, resource::Body::Endpoint(body))
 }
 
-fn resource(kind: ResourceKind, name: String, version: u64, body: resource::Body) -> Arc<Resource> {
-    let name = ResourceName { kind: kind.into(), name };
-    Arc::new(Resource { name: Some(name), version, body: Some(body) })
+fn encode(kind: ResourceKind, name: &str, version: u64, body: resource::Body) -> Arc<Encoded> {
+    Arc::new(Encoded::new(kind, name, version, body))
 }
 
 /// Reads the name of an instance from its store key.

@@ -1,3 +1,4 @@
+use prost::Message as _;
 use weft_core::identity::spiffe::TrustDomain;
 
 use super::super::instance;
@@ -54,9 +55,11 @@ fn instance(id: &str, addresses: &[&str], ports: &[(u16, &str)]) -> Instance {
 /// `id address port>target…` of each endpoint, in order.
 fn endpoints(index: &Index, name: &str) -> Vec<String> {
     let key = key(name);
-    let resources = index.service_resources(&key).filter_map(|resource| match resource.body.as_ref() {
-        Some(resource::Body::Endpoint(endpoint)) => Some(endpoint),
-        _ => None,
+    let resources = index.service_resources(&key).filter_map(|encoded| {
+        match Resource::decode(encoded.bytes().as_ref()).unwrap().body {
+            Some(resource::Body::Endpoint(endpoint)) => Some(endpoint),
+            _ => None,
+        }
     });
     let shown = resources.map(|endpoint| {
         let ports = endpoint.ports.iter().map(|port| format!("{}>{}", port.service_port, port.target_port));
