@@ -33,15 +33,16 @@ pub async fn dial(worker: &Worker, key: &LinkKey, alpn: MeshAlpn) -> Result<Link
     let within = if key.delivery { timeouts.connect_local } else { timeouts.connect };
     let socket = net::connect(key.address, key.delivery, within).await?;
     worker.telemetry.count(Counter::PoolOpened);
+    let watched = worker.stalls.watch(&socket);
     let Some(expected) = &key.identity else {
-        return Ok(Linked { stream: Stream::plain(socket), peer: None, expires: i64::MAX });
+        return Ok(Linked { stream: Stream::plain(socket).watched(watched), peer: None, expires: i64::MAX });
     };
     match worker.connector.connect(socket, expected, alpn).await {
         Ok((tls, peer)) => {
             worker.telemetry.handshake(Side::Upstream, peer.group, peer.resumed);
             let own = worker.connector.identity().map_or(i64::MAX, |own| own.not_after);
             let expires = own.min(peer.not_after);
-            Ok(Linked { stream: Stream::tls_client(tls), peer: Some(Rc::new(peer)), expires })
+            Ok(Linked { stream: Stream::tls_client(tls).watched(watched), peer: Some(Rc::new(peer)), expires })
         }
         Err(error) => {
             worker.telemetry.count(Counter::UpstreamHandshakeFailed);

@@ -115,7 +115,8 @@ async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, s
     match alpn {
         MeshAlpn::Http1 => http(worker, connection, stream, site, false, Some(until)).await,
         MeshAlpn::Http2 => http(worker, connection, stream, site, true, Some(until)).await,
-        MeshAlpn::Tcp => bytes(worker, connection, stream, site, until).await,
+        // Rare and large: kept out of the future that every connection is.
+        MeshAlpn::Tcp => Box::pin(bytes(worker, connection, stream, site, until)).await,
     }
 }
 

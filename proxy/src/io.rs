@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use crate::http::H2Tunnel;
+use crate::net::Watched;
 
 /// A connection, whatever carries it.
 ///
@@ -24,6 +25,8 @@ pub struct Stream {
     prefix: Bytes,
     read: u64,
     written: u64,
+    /// After the socket, so that it ends after it.
+    watched: Option<Watched>,
 }
 
 #[derive(Debug)]
@@ -60,7 +63,14 @@ impl Stream {
     }
 
     const fn new(inner: Inner) -> Self {
-        Self { inner, prefix: Bytes::new(), read: 0, written: 0 }
+        Self { inner, prefix: Bytes::new(), read: 0, written: 0, watched: None }
+    }
+
+    /// Keeps its socket looked at for as long as it lives.
+    #[must_use]
+    pub fn watched(mut self, watched: Watched) -> Self {
+        self.watched = Some(watched);
+        self
     }
 
     /// Pushes bytes back that were read from this stream already: they are read again first, ahead of bytes pushed back

@@ -4,6 +4,7 @@
 //! in one place.
 
 mod shut;
+mod stalls;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,11 +19,12 @@ use tokio::net::{TcpSocket, TcpStream};
 use weft_core::fault::FaultKind;
 
 pub use shut::{admit, shut};
+pub use stalls::{LOOK_EVERY, Stalls, Watched};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Unacknowledged data for this long means that the peer is gone (T19).
+/// Unacknowledged data for this long means that the peer is gone (T19); see [`Stalls`] for peers that only do not read.
 const USER_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A silent connection is probed after this long, this often; with [`USER_TIMEOUT`] a black hole is noticed within 15 s.

@@ -33,14 +33,16 @@ pub async fn relay(mut downstream: Stream, mut upstream: Stream) -> RelayEnd {
     let (mut up, mut down) = (Direction::new(), Direction::new());
     let ended = poll_fn(|cx| {
         let sent = up.poll(cx, &mut downstream, &mut upstream);
-        if let Poll::Ready(Err(broken)) = sent {
-            return Poll::Ready(Err(broken.as_seen(FaultKind::DownstreamReset, FaultKind::UpstreamReset)));
-        }
         let received = down.poll(cx, &mut upstream, &mut downstream);
-        if let Poll::Ready(Err(broken)) = received {
-            return Poll::Ready(Err(broken.as_seen(FaultKind::UpstreamReset, FaultKind::DownstreamReset)));
+        match (sent, received) {
+            (Poll::Ready(Err(Broken::Reading)), _) => Poll::Ready(Err(FaultKind::DownstreamReset)),
+            (_, Poll::Ready(Err(Broken::Reading))) => Poll::Ready(Err(FaultKind::UpstreamReset)),
+            // Who cannot be written to may have said something before it left: that is delivered first.
+            (Poll::Ready(Err(Broken::Writing)), Poll::Ready(_)) => Poll::Ready(Err(FaultKind::UpstreamReset)),
+            (Poll::Ready(_), Poll::Ready(Err(Broken::Writing))) => Poll::Ready(Err(FaultKind::DownstreamReset)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Pending, _) | (_, Poll::Pending) => Poll::Pending,
         }
-        if sent.is_ready() && received.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await;
     let end = RelayEnd { up: up.moved, down: down.moved, fault: ended.err() };
@@ -52,18 +54,10 @@ pub async fn relay(mut downstream: Stream, mut upstream: Stream) -> RelayEnd {
 }
 
 /// Which end of a direction broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Broken {
     Reading,
     Writing,
-}
-
-impl Broken {
-    const fn as_seen(&self, reading: FaultKind, writing: FaultKind) -> FaultKind {
-        match self {
-            Self::Reading => reading,
-            Self::Writing => writing,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -82,6 +76,8 @@ enum State {
     Moving,
     Closing,
     Closed,
+    /// Nothing more is moved: the other end takes nothing.
+    Refused,
 }
 
 impl Direction {
@@ -93,6 +89,7 @@ impl Direction {
         loop {
             match self.state {
                 State::Closed => return Poll::Ready(Ok(())),
+                State::Refused => return Poll::Ready(Err(Broken::Writing)),
                 State::Closing => {
                     // Failing to end in order is no news: the other direction says how the peer is.
                     if ready!(Pin::new(&mut *to).poll_shutdown(cx)).is_err() {
@@ -102,7 +99,9 @@ impl Direction {
                     self.buffer = Vec::new();
                 }
                 State::Moving if self.start < self.end => {
-                    ready!(self.poll_write(cx, to)).map_err(|_| Broken::Writing)?;
+                    if ready!(self.poll_write(cx, to)).is_err() {
+                        self.state = State::Refused;
+                    }
                 }
                 State::Moving => match self.poll_read(cx, from) {
                     Poll::Ready(Ok(0)) => self.state = State::Closing,
@@ -110,7 +109,10 @@ impl Direction {
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Reading)),
                     Poll::Pending => {
                         if self.unflushed {
-                            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|_| Broken::Writing)?;
+                            if ready!(Pin::new(&mut *to).poll_flush(cx)).is_err() {
+                                self.state = State::Refused;
+                                continue;
+                            }
                             self.unflushed = false;
                         }
                         return Poll::Pending;
@@ -197,5 +199,35 @@ mod tests {
         let end = tokio::time::timeout(Duration::from_secs(5), relay(downstream, upstream)).await.unwrap();
         assert_eq!(end.fault, Some(FaultKind::DownstreamReset));
         assert_eq!(server.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    /// A server may say why before it hangs up on a client that is still sending.
+    #[tokio::test]
+    async fn the_last_words_of_who_cannot_be_written_to_are_delivered() {
+        let ((mut client, downstream), (mut server, upstream)) = tokio::join!(pair(), pair());
+        let ending = async {
+            server.read_exact(&mut [0; 4]).await.unwrap();
+            server.write_all(b"too large").await.unwrap();
+            // With bytes unread this closes by a reset.
+            drop(server);
+        };
+        let sending = async {
+            let mut said = Vec::new();
+            let (mut reading, mut writing) = client.split();
+            let talk = async { while writing.write_all(&[7; 4096]).await.is_ok() {} };
+            tokio::select! {
+                () = talk => {}
+                _ = reading.read_to_end(&mut said) => {}
+            }
+            reading.read_to_end(&mut said).await.unwrap_or_default();
+            said
+        };
+        let (end, (), said) = tokio::time::timeout(Duration::from_secs(5), async {
+            tokio::join!(relay(downstream, upstream), ending, sending)
+        })
+        .await
+        .unwrap();
+        assert_eq!((end.down, end.fault), (9, Some(FaultKind::UpstreamReset)));
+        drop(said);
     }
 }

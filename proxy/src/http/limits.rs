@@ -15,6 +15,10 @@ pub const OUT_BYTES_MAX: usize = 64 * 1024;
 /// reader is slow is taken out of the crate's hands (see [`super::H2Body`]).
 pub(crate) const SMALL_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// What one proxy adds to a head: ids, trace context, who called, where from.
+const ADDED_BYTES_MAX: usize = 4 * 1024;
+const ADDED_FIELDS_MAX: usize = 16;
+
 /// Interim responses relayed for one request. A handful is normal (one 100, some 103); more is an upstream gone wild.
 pub(crate) const INTERIM_MAX: u32 = 32;
 
@@ -69,7 +73,11 @@ impl HttpLimits {
     pub fn between_sidecars() -> Self {
         let base = Self::default();
         let pending_resets_max = base.streams_max as usize * 2;
-        Self { pending_resets_max, ping_timeout: Duration::from_secs(3), ..base }
+        // A head that the first proxy let in must not be refused by the second for what the first has added.
+        let mut message = base.message;
+        message.head_bytes_max += ADDED_BYTES_MAX;
+        message.fields_max += ADDED_FIELDS_MAX;
+        Self { pending_resets_max, message, ping_timeout: Duration::from_secs(3), ..base }
     }
 
     /// Receive window of an HTTP/2 connection.

@@ -181,6 +181,13 @@ async fn work(seed: Seed, sockets: Vec<(Door, TcpListener)>) {
     let telemetry = Telemetry::new(&hub, log.as_ref(), instance_id, shared.clock);
     let worker = Rc::new(Worker::new(shared, telemetry, drain, egress_drain));
     let open = Rc::new(Cell::new(0_usize));
+    let stalls = worker.stalls.clone();
+    spawn_local(async move {
+        loop {
+            tokio::time::sleep(net::LOOK_EVERY).await;
+            stalls.look();
+        }
+    });
     let mut accepting = Vec::new();
     for (door, socket) in sockets {
         match tokio::net::TcpListener::from_std(socket) {
@@ -248,6 +255,7 @@ fn begin(worker: &Rc<Worker>, door: &Door, open: &Rc<Cell<usize>>, socket: TcpSt
         return net::reset(socket);
     };
     net::tune(&socket);
+    let watched = worker.stalls.watch(&socket);
     let open = Held::new(worker, open, door.is_egress());
     let serving = serve(Rc::clone(worker), door.clone(), socket, from);
     let worker = Rc::clone(worker);
@@ -256,7 +264,7 @@ fn begin(worker: &Rc<Worker>, door: &Door, open: &Rc<Cell<usize>>, socket: TcpSt
             worker.telemetry.count(Counter::ConnectionPanicked);
             tracing::error!(%from, "a connection was ended by a defect of this proxy; please report it");
         }
-        drop((admitted, open));
+        drop((watched, admitted, open));
     });
 }
 

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::feed::Resolver;
 use crate::http::HttpLimits;
 use crate::identity::IdentityWatch;
-use crate::net::Admission;
+use crate::net::{Admission, Stalls};
 use crate::peek::FirstBytes;
 use crate::pool::Pools;
 use crate::telemetry::Telemetry;
@@ -106,6 +106,8 @@ pub struct Worker {
     pub connector: Connector,
     /// Idle upstream connections.
     pub pools: Rc<Pools>,
+    /// Its sockets, looked at for peers that do not read.
+    pub stalls: Stalls,
     /// Who speaks first, per destination.
     pub first_bytes: RefCell<FirstBytes>,
     /// Bounds toward strangers.
@@ -128,6 +130,7 @@ impl Worker {
             acceptor: Acceptor::new(identity.clone(), clock, within),
             connector: Connector::new(identity.clone(), clock, within),
             pools: Rc::new(Pools::new(clock)),
+            stalls: Stalls::default(),
             first_bytes: RefCell::default(),
             limits: Rc::new(HttpLimits::default()),
             mesh_limits: Rc::new(HttpLimits::between_sidecars()),
