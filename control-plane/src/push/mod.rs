@@ -1,5 +1,6 @@
 //! How what exists reaches the proxies: a pure state machine per proxy, and the stream that drives it.
 
+mod gather;
 mod parcel;
 pub mod proxies;
 mod stream;

@@ -12,6 +12,7 @@ use weft_core::identity::spiffe::SpiffeId;
 use weft_proto::DISCOVERY_PROTOCOL_VERSION;
 use weft_proto::v1::{DiscoveryRequest, Hello, TrustBundle, Welcome, discovery_request};
 
+use super::gather::Gathering;
 use super::proxies::{Proxies, Seat, cut};
 use super::subscription::{Push, Subscription};
 use super::wire::Response;
@@ -21,10 +22,6 @@ use crate::shutdown::Shutdown;
 
 /// The first message must come within this.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Changes gather until it has been quiet for this long, but not longer than [`GATHER_MAX`].
-const QUIET: Duration = Duration::from_millis(20);
-const GATHER_MAX: Duration = Duration::from_millis(200);
 
 /// An update must be acknowledged, or refused, within this; a proxy takes milliseconds. One that does not would hold its
 /// updates, and be shown as connected, forever.
@@ -121,9 +118,9 @@ impl Conversation<'_> {
         mut incoming: impl Stream<Item = Result<DiscoveryRequest, Status>> + Unpin,
     ) -> Result<(), Status> {
         self.push().await?;
-        let mut gathering: Option<(Instant, Instant)> = None;
+        let mut gathering = None;
         loop {
-            let due = gathering.map(|(quiet, latest)| quiet.min(latest));
+            let due = gathering.map(Gathering::due);
             let deadline = self.sent.as_ref().map(|sent| sent.at + ACK_TIMEOUT);
             tokio::select! {
                 message = incoming.next() => {
@@ -134,9 +131,7 @@ impl Conversation<'_> {
                     }
                 }
                 () = self.listener.touched() => {
-                    let now = Instant::now();
-                    let latest = gathering.map_or(now + GATHER_MAX, |(_, latest)| latest);
-                    gathering = Some((now + QUIET, latest));
+                    gathering = Some(Gathering::note(gathering, Instant::now()));
                 }
                 () = wait(due), if due.is_some() => {
                     gathering = None;
@@ -245,3 +240,6 @@ async fn wait(due: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
