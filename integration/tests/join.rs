@@ -23,8 +23,10 @@ mod join {
         CreateTokenRequest, DeregisterRequest, IssueRequest, RegisterRequest, RenewRequest, ReportReadinessRequest,
         WorkloadPort,
     };
+    use weft_proxy::application::Application;
     use weft_proxy::clock::Clock;
     use weft_proxy::identity::{ControlPlane, Identity, Proof, RenewalStatus, keep_identity};
+    use weft_proxy::registration::keep_registered;
 
     /// Longer than anything here takes; only a failing test waits for it.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +34,7 @@ mod join {
     struct Mesh {
         listen: String,
         socket: std::path::PathBuf,
+        plane: serve::Plane,
         _trigger: shutdown::Trigger,
     }
 
@@ -46,9 +49,9 @@ mod join {
             let Command::Serve(args) = Cli::try_parse_from(line).unwrap().command else { panic!("serve") };
             let (trigger, shutdown) = shutdown::channel();
             let running = serve::start(*args, shutdown).await.unwrap();
-            let listen = running.listen.to_string();
+            let (listen, plane) = (running.listen.to_string(), running.plane.clone());
             tokio::spawn(running.finished());
-            Self { listen, socket, _trigger: trigger }
+            Self { listen, socket, plane, _trigger: trigger }
         }
 
         async fn token(&self) -> JoinToken {
@@ -174,6 +177,43 @@ mod join {
         // The operators' services are not behind this door.
         let mut operator = OperatorClient::new(control_plane.dial(&cart).await.unwrap());
         assert_ne!(code(operator.create_token(CreateTokenRequest::default()).await), Fine);
+    }
+
+    /// An application that refuses every connection is no longer told to others, and told again when it is back.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readiness_follows_the_application() {
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::start(directory.path(), "mesh.example").await;
+        let identity = mesh.join(mesh.token().await).await;
+        let application = Arc::new(Application::default());
+        let request = RegisterRequest {
+            instance_id: "cart-1".to_owned(),
+            addresses: vec!["10.1.2.3".to_owned()],
+            ..RegisterRequest::default()
+        };
+        let (_identity, identity) = watch::channel(Some(identity));
+        let (_ready, ready) = watch::channel(true);
+        let (stop, stopping) = watch::channel(false);
+        let control_plane = ControlPlane::new(&mesh.listen);
+        let keeping = keep_registered(control_plane, identity, request, Arc::clone(&application), ready, stopping);
+        let keeping = tokio::spawn(keeping);
+        let until = async |expected: Option<bool>, revision: u64| {
+            let known = || mesh.plane.registry.read(|index| index.instance("shop", "cart-1").map(|one| one.ready));
+            let waiting = async {
+                while known() != expected || mesh.plane.store.revision().0 < revision {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, waiting).await.expect("readiness");
+            mesh.plane.store.revision().0
+        };
+        let revision = until(Some(true), 0).await;
+        (0..3).for_each(|_| application.refused());
+        // It declares no port, so it counts as back at once: two changes.
+        until(Some(true), revision + 2).await;
+        stop.send_replace(true);
+        until(None, 0).await;
+        tokio::time::timeout(PATIENCE, keeping).await.expect("an end").unwrap();
     }
 
     fn code<T>(answer: Result<tonic::Response<T>, tonic::Status>) -> tonic::Code {

@@ -31,7 +31,16 @@ pub struct Linked {
 pub async fn dial(worker: &Worker, key: &LinkKey, alpn: MeshAlpn) -> Result<Linked, FaultKind> {
     let timeouts = &worker.shared.timeouts;
     let within = if key.delivery { timeouts.connect_local } else { timeouts.connect };
-    let socket = net::connect(key.address, key.delivery, within).await?;
+    let connected = net::connect(key.address, key.delivery, within).await;
+    if key.delivery {
+        match &connected {
+            Ok(_) => worker.shared.application.accepted(),
+            Err(FaultKind::ConnectFailed) => worker.shared.application.refused(),
+            // Too slow, or short of descriptors: it may be there.
+            Err(_) => {}
+        }
+    }
+    let socket = connected?;
     worker.telemetry.count(Counter::PoolOpened);
     let watched = worker.stalls.watch(&socket);
     let Some(expected) = &key.identity else {

@@ -3,6 +3,7 @@
 //! Decisions come from `weft-core`; here they are acted on. Worker threads carry traffic and share almost nothing; one
 //! control thread keeps configuration, identity and the operator's doors.
 
+pub mod application;
 pub mod bootstrap;
 pub mod clock;
 pub mod diagnostics;

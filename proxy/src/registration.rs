@@ -11,6 +11,7 @@ use tonic::transport::Channel;
 use weft_proto::v1::registry_client::RegistryClient;
 use weft_proto::v1::{DeregisterRequest, RegisterRequest, RenewRequest, ReportReadinessRequest};
 
+use crate::application::Application;
 use crate::identity::{ControlPlane, DialError, IdentityWatch};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -18,6 +19,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// How often a port of the application is tried until it listens.
 const LISTEN_POLL: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether the application seems to be gone.
+const GONE_LOOK: Duration = Duration::from_secs(1);
 
 /// A single call may take this long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,24 +45,22 @@ impl From<tonic::Status> for RegistrationError {
 }
 
 /// Registers, renews at a third of the lease, registers again when the control plane forgot, reports the instance as ready
-/// once `proxy_ready` says so and every declared port of the application accepts a connection; deregisters when `stop`
-/// turns true, and returns. Failures are retried with jittered back-off. Cancelling leaves the lease to expire.
+/// once `proxy_ready` says so and every declared port of the application accepts a connection, and as not ready when
+/// `application` seems to be gone, until it is back; deregisters when `stop` turns true, and returns. Failures are retried with jittered back-off. Cancelling leaves the lease to expire.
 pub async fn keep_registered(
     control_plane: ControlPlane,
     identity: IdentityWatch,
     request: RegisterRequest,
+    application: Arc<Application>,
     proxy_ready: watch::Receiver<bool>,
     mut stop: watch::Receiver<bool>,
 ) {
     let request = Arc::new(request);
-    let serving = serving(&request, proxy_ready);
-    tokio::pin!(serving);
-    let mut ready = false;
+    let mut readiness = Readiness::of(&request, application, proxy_ready);
     let mut backoff = BACKOFF_MIN;
     loop {
         let mut registered = false;
-        let session =
-            session(&control_plane, identity.clone(), &request, &mut ready, &mut registered, serving.as_mut());
+        let session = session(&control_plane, identity.clone(), &request, &mut readiness, &mut registered);
         tokio::select! {
             ended = session => {
                 let Err(error) = ended;
@@ -87,24 +89,21 @@ async fn session(
     control_plane: &ControlPlane,
     identity: IdentityWatch,
     request: &RegisterRequest,
-    ready: &mut bool,
+    readiness: &mut Readiness,
     registered: &mut bool,
-    mut serving: std::pin::Pin<&mut (impl Future<Output = ()> + ?Sized)>,
 ) -> Result<std::convert::Infallible, RegistrationError> {
     let mut client = dial(control_plane, identity).await?;
     let mut seconds = call(client.register(request.clone())).await?.lease_seconds;
     *registered = true;
     tracing::info!(instance = %request.instance_id, lease = seconds, "registered");
-    if *ready {
-        report_ready(&mut client, &request.instance_id).await?;
-    }
+    // What the control plane remembers may be of before an outage.
+    report(&mut client, &request.instance_id, readiness.ready).await?;
     loop {
         let renew_in = Duration::from_secs(seconds.max(1).into()) / 3;
         tokio::select! {
-            () = &mut serving, if !*ready => {
-                *ready = true;
-                report_ready(&mut client, &request.instance_id).await?;
-                tracing::info!(instance = %request.instance_id, "reported ready");
+            ready = readiness.changed() => {
+                report(&mut client, &request.instance_id, ready).await?;
+                tracing::info!(instance = %request.instance_id, ready, "readiness reported");
             }
             () = tokio::time::sleep(renew_in) => {
                 seconds = call(client.renew(RenewRequest { instance_id: request.instance_id.clone() })).await?.lease_seconds;
@@ -128,10 +127,53 @@ async fn call<T>(
     Ok(tokio::time::timeout(CALL_TIMEOUT, call).await??.into_inner())
 }
 
-async fn report_ready(client: &mut RegistryClient<Channel>, instance_id: &str) -> Result<(), RegistrationError> {
-    let report = ReportReadinessRequest { instance_id: instance_id.to_owned(), ready: true };
+async fn report(client: &mut RegistryClient<Channel>, instance_id: &str, ready: bool) -> Result<(), RegistrationError> {
+    let report = ReportReadinessRequest { instance_id: instance_id.to_owned(), ready };
     call(client.report_readiness(report)).await?;
     Ok(())
+}
+
+/// Whether the instance may have traffic, over all sessions.
+struct Readiness {
+    ready: bool,
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+    application: Arc<Application>,
+    proxy_ready: watch::Receiver<bool>,
+}
+
+impl Readiness {
+    fn of(request: &RegisterRequest, application: Arc<Application>, proxy_ready: watch::Receiver<bool>) -> Self {
+        let addresses = request.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        let ports = request.ports.iter().filter_map(|port| u16::try_from(port.port).ok()).collect();
+        Self { ready: false, addresses, ports, application, proxy_ready }
+    }
+
+    /// Waits for the next change; gives what it is now. Cancelling loses nothing.
+    async fn changed(&mut self) -> bool {
+        if self.ready {
+            while !self.application.seems_gone() {
+                tokio::time::sleep(GONE_LOOK).await;
+            }
+        } else {
+            self.serving().await;
+            self.application.accepted();
+        }
+        self.ready = !self.ready;
+        self.ready
+    }
+
+    /// Waits until the proxy is ready and every declared port of the application accepts a connection.
+    async fn serving(&mut self) {
+        if self.proxy_ready.wait_for(|ready| *ready).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        for port in &self.ports {
+            while !listens(&self.addresses, *port).await {
+                tokio::time::sleep(LISTEN_POLL).await;
+            }
+        }
+    }
 }
 
 async fn deregister(
@@ -144,19 +186,6 @@ async fn deregister(
     match call(client.deregister(request)).await {
         Err(RegistrationError::Refused(status)) if status.code() == Code::NotFound => Ok(()),
         other => other.map(drop),
-    }
-}
-
-/// Waits until the proxy is ready and every declared port of the application accepts a connection.
-async fn serving(request: &RegisterRequest, mut proxy_ready: watch::Receiver<bool>) {
-    if proxy_ready.wait_for(|ready| *ready).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    let addresses: Vec<IpAddr> = request.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-    for port in request.ports.iter().filter_map(|port| u16::try_from(port.port).ok()) {
-        while !listens(&addresses, port).await {
-            tokio::time::sleep(LISTEN_POLL).await;
-        }
     }
 }
 

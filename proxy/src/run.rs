@@ -204,6 +204,7 @@ impl Parts {
             admission: Arc::clone(&admission),
             open: OpenConnections::default(),
             timeouts: Timeouts::default(),
+            application: Arc::default(),
             clock,
         });
         let draining = Arc::new(AtomicBool::new(false));
@@ -234,7 +235,8 @@ impl Parts {
         let registered = registration.map(|registration| {
             let Registration { control_plane, request } = registration;
             let ready = ready_watch(Arc::clone(&facts));
-            tokio::spawn(keep_registered(control_plane, self.identity.clone(), request, ready, stopping))
+            let application = Arc::clone(&shared.application);
+            tokio::spawn(keep_registered(control_plane, self.identity.clone(), request, application, ready, stopping))
         });
         for control_plane in attended {
             let (identity, instance_id) = (self.identity.clone(), Arc::clone(&instance_id));

@@ -17,7 +17,7 @@ use weft_proto::v1::{
 };
 
 use super::peer::Peer;
-use super::registry::{behind, unavailable};
+use super::registry::{behind, in_turn, unavailable};
 use crate::registry::feed::{dns_key, virtual_ips};
 use crate::registry::handle::Registry;
 use crate::registry::virtual_ips::{self, Freed};
@@ -57,7 +57,7 @@ impl ConfigService {
 
     /// Checks a resource against itself and what exists; fills in what is ours. With `keep`, writes it.
     async fn admit(&self, request: ApplyRequest, keep: bool) -> Result<ApplyResponse, Status> {
-        let mut writing = self.writing.lock().await;
+        let mut writing = in_turn(&self.writing).await?;
         if !self.registry.caught_up(writing.last).await {
             return Err(behind());
         }
@@ -98,7 +98,7 @@ impl ConfigService {
     async fn remove(&self, request: DeleteRequest) -> Result<(), Status> {
         let DeleteRequest { api_version, kind, namespace, name, revision } = request;
         let key = key_of(&api_version, &kind, &namespace, &name)?;
-        let mut writing = self.writing.lock().await;
+        let mut writing = in_turn(&self.writing).await?;
         let held = self.store.get(&key).await.map_err(unavailable)?.ok_or_else(|| absent(&key))?;
         check_revision(revision, Some(&held))?;
         match self.store.delete(key, Expect::Revision(held.revision)).await {

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tonic::{Request, Response, Status, async_trait};
 use weft_core::identity::spiffe::SpiffeId;
 use weft_proto::v1::registry_server::Registry as Service;
@@ -20,6 +21,9 @@ use crate::store::{Expect, Key, Revision, Store, StoreError};
 
 /// Concurrent writers of one instance are its own calls; a few tries end any race.
 const TRIES: usize = 5;
+
+/// How long a writer waits for its turn.
+const TURN_MAX: Duration = Duration::from_secs(4);
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -55,7 +59,7 @@ impl RegistryService {
     }
 
     async fn admit(&self, caller: &SpiffeId, fresh: Instance, proof: &Proof) -> Result<(), Status> {
-        let mut last = self.claiming.lock().await;
+        let mut last = in_turn(&self.claiming).await?;
         if !self.registry.caught_up(*last).await {
             return Err(behind());
         }
@@ -213,6 +217,12 @@ fn proof(from: Option<IpAddr>, claimed: &[IpAddr]) -> Proof {
 
 fn is_of_this_machine(address: IpAddr) -> bool {
     std::net::UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// The lock, or a refusal: who has waited for as long as callers wait has nobody left to answer.
+pub(super) async fn in_turn<T>(lock: &Mutex<T>) -> Result<MutexGuard<'_, T>, Status> {
+    let locked = tokio::time::timeout(TURN_MAX, lock.lock()).await;
+    locked.map_err(|_| Status::unavailable("others have been waiting for the store for too long; try again"))
 }
 
 pub(super) fn behind() -> Status {

@@ -73,14 +73,6 @@ impl Registry {
             lease_expiries: Arc::default(),
         };
         let from = registry.reload(true).await?;
-        let names: Vec<InstanceName> = registry.read(|index| {
-            index.instances().map(|instance| (instance.namespace.clone(), instance.id.clone())).collect()
-        });
-        let mut leases = registry.leases();
-        for name in names {
-            leases.adopt(name);
-        }
-        drop(leases);
         Ok((registry, from))
     }
 
@@ -356,6 +348,14 @@ impl Registry {
             }
             *held = index;
         });
+        let names: Vec<InstanceName> = self.read(|index| {
+            index.instances().map(|instance| (instance.namespace.clone(), instance.id.clone())).collect()
+        });
+        let mut leases = self.leases();
+        for name in names {
+            leases.adopt(name);
+        }
+        drop(leases);
         Ok(listing.revision)
     }
 

@@ -84,12 +84,12 @@ impl Feed {
         let (asker, questions) = mpsc::channel(QUESTIONS_MAX);
         let (swaps, swapped) = watch::channel(0);
         let (bundles, bundle) = watch::channel(None);
-        let resolver = Resolver::new(Arc::clone(&snapshot), asker, swapped);
         let mut subscriber = Subscriber::new(instance_id, crate::VERSION);
         for want in wants {
             subscriber.want(want);
         }
-        let publisher = Publisher::new(snapshot, swaps, bundles);
+        let publisher = Publisher::new(Arc::clone(&snapshot), swaps, bundles);
+        let resolver = Resolver::new(snapshot, asker, swapped, Arc::clone(&publisher.status));
         Self { subscriber, interests: Interests::default(), publisher, questions, resolver, bundle, clock }
     }
 

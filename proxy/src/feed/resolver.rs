@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::FeedStatus;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use weft_core::snapshot::{Snapshot, Target};
@@ -14,12 +15,16 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 /// Questions on their way to the control thread. A full queue makes askers wait, within their deadline.
 pub(super) const QUESTIONS_MAX: usize = 1024;
 
+/// As [`ANSWER_DEADLINE`], while the stream is lost: it may be back at any moment.
+const AWAY_DEADLINE: Duration = Duration::from_millis(50);
+
 /// A worker's handle to the feed. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     snapshot: Arc<ArcSwap<Snapshot>>,
     questions: mpsc::Sender<SocketAddr>,
     swaps: watch::Receiver<u64>,
+    status: Arc<FeedStatus>,
 }
 
 impl Resolver {
@@ -27,8 +32,9 @@ impl Resolver {
         snapshot: Arc<ArcSwap<Snapshot>>,
         questions: mpsc::Sender<SocketAddr>,
         swaps: watch::Receiver<u64>,
+        status: Arc<FeedStatus>,
     ) -> Self {
-        Self { snapshot, questions, swaps }
+        Self { snapshot, questions, swaps, status }
     }
 
     /// One without a control plane, for static mode: what the snapshot does not know is not asked.
@@ -36,7 +42,7 @@ impl Resolver {
     pub fn offline(snapshot: Arc<ArcSwap<Snapshot>>) -> Self {
         let (questions, _) = mpsc::channel(1);
         let (_, swaps) = watch::channel(0);
-        Self { snapshot, questions, swaps }
+        Self { snapshot, questions, swaps, status: Arc::default() }
     }
 
     /// The snapshot of the moment is behind this.
@@ -51,6 +57,9 @@ impl Resolver {
     pub async fn resolve(&self, dst: SocketAddr, deadline: Duration) -> Target {
         let target = self.snapshot.load().outbound_target(dst);
         let Target::Ask { .. } = target else { return target };
+        // A control plane that is away does not answer; waiting for it would slow down every new connection.
+        let away = self.status.connects() > 0 && !self.status.is_connected();
+        let deadline = if away { deadline.min(AWAY_DEADLINE) } else { deadline };
         match tokio::time::timeout(deadline, self.ask(dst)).await {
             Ok(Some(target)) => target,
             Ok(None) | Err(_) => {

@@ -45,6 +45,7 @@ impl Proxy {
         let address = sockets[0].local_addr().unwrap();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot.into_complete()));
         let shared = Shared {
+            application: Arc::default(),
             resolver: Resolver::offline(Arc::clone(&snapshot)),
             snapshot,
             identity: tokio::sync::watch::channel(identity).1,

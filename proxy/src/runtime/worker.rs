@@ -13,6 +13,7 @@ use weft_core::snapshot::Snapshot;
 use weft_core::time::Moment;
 
 use super::drain::DrainSignal;
+use crate::application::Application;
 use crate::clock::Clock;
 use crate::feed::Resolver;
 use crate::http::HttpLimits;
@@ -89,6 +90,8 @@ pub struct Shared {
     pub open: OpenConnections,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// The local application, as deliveries find it.
+    pub application: Arc<Application>,
     /// The clock of the process.
     pub clock: Clock,
 }
