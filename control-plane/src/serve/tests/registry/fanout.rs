@@ -24,6 +24,17 @@ impl Follower {
     }
 }
 
+/// Waits until a metric without labels has this value; the last Acks may be on their way.
+async fn shown(mesh: &Mesh, name: &str, value: u64) {
+    let line = format!("\n{name} {value}\n");
+    let waiting = async {
+        while !mesh.plane.metrics.render().contains(&line) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{}", mesh.plane.metrics.render()));
+}
+
 async fn mesh_with_cart(directory: &Path) -> (Mesh, Channel, RegistryClient<Channel>) {
     let mesh = Mesh::start(directory).await;
     config(&mesh).await.apply(service("cart", SELECTING)).await.unwrap();
@@ -56,6 +67,10 @@ async fn fifty_proxies_learn_of_an_endpoint_and_nobody_else_does() {
         }
     });
     told.await.expect("a proxy is told of a change within a second");
+
+    shown(&mesh, "weft_push_seconds_count", 50).await;
+    // The first of 51 streams, and the change of 50.
+    shown(&mesh, "weft_updates_sent_total", 101).await;
 
     config(&mesh).await.apply(service("other", OTHER_CHANGED)).await.unwrap();
     let update = bystander.read().await;
