@@ -2,6 +2,7 @@
 
 use std::future::Future as _;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +11,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 use tonic::transport::server::Connected;
+use weft_core::identity::spiffe::SpiffeId;
 
+use super::shares::Share;
 use crate::api::peer::Peer;
 
 /// A connection as tonic serves it. Past its end, reads and writes fail, which closes it: a client certificate that has
@@ -20,15 +23,33 @@ pub struct Connection<S> {
     stream: S,
     peer: Peer,
     end: Option<Pin<Box<Sleep>>>,
-    /// Its share of the door's bound on connections.
-    _permit: OwnedSemaphorePermit,
+    /// Its places in the door's bounds on connections.
+    _places: Places,
+}
+
+/// What a connection takes of what all share.
+#[derive(Debug)]
+#[allow(dead_code, reason = "held, never read")]
+pub(crate) struct Places {
+    /// Of all connections of its kind.
+    pub(crate) of_all: OwnedSemaphorePermit,
+    /// Of those of its source.
+    pub(crate) of_source: Option<Share<IpAddr>>,
+    /// Of those of its identity at its source.
+    pub(crate) of_identity: Option<Share<(SpiffeId, IpAddr)>>,
+}
+
+impl From<OwnedSemaphorePermit> for Places {
+    fn from(of_all: OwnedSemaphorePermit) -> Self {
+        Self { of_all, of_source: None, of_identity: None }
+    }
 }
 
 impl<S> Connection<S> {
     /// `left` is how long it may last; `None` is for ever.
-    pub(crate) fn new(stream: S, peer: Peer, left: Option<Duration>, permit: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(stream: S, peer: Peer, left: Option<Duration>, places: impl Into<Places>) -> Self {
         let end = left.map(|left| Box::pin(tokio::time::sleep(left)));
-        Self { stream, peer, end, _permit: permit }
+        Self { stream, peer, end, _places: places.into() }
     }
 
     fn check_end(&mut self, context: &mut Context<'_>) -> io::Result<()> {

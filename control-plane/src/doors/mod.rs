@@ -6,6 +6,7 @@ pub mod connection;
 pub mod grpc;
 pub mod own_certificate;
 pub mod services;
+pub mod shares;
 pub mod socket;
 pub mod status;
 pub mod tls;

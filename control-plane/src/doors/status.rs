@@ -15,10 +15,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::shares::{Shares, aggregate};
 use crate::metrics::Metrics;
 
 /// Connections at once; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: usize = 256;
+
+/// Of those, of one address: others must not keep the platform's probes out. More are closed.
+const CONNECTIONS_PER_SOURCE_MAX: usize = 32;
 
 /// Time for a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,14 +45,16 @@ impl StatusPort {
     /// Serves on `listener` for ever: a process that ends still answers probes. Cancelling closes it.
     pub async fn serve(self, listener: TcpListener) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let of_source = Shares::new(CONNECTIONS_PER_SOURCE_MAX);
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((tcp, _addr)) => {
+                Ok((tcp, addr)) => {
+                    let Some(share) = of_source.take(aggregate(addr.ip())) else { continue };
                     let port = self.clone();
                     tokio::spawn(async move {
                         port.serve_connection(tcp).await;
-                        drop(permit);
+                        drop((permit, share));
                     });
                 }
                 Err(error) => {

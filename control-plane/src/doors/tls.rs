@@ -2,10 +2,11 @@
 //!
 //! Handshakes run beside each other, outside of the accept loop, each with a deadline; a slow client delays nobody. A
 //! caller without a certificate can only want one, so its connection ends after a minute. Handshakes, callers without
-//! and callers with a certificate have bounds of their own: who proved nothing cannot take the place of who did.
+//! and callers with a certificate have bounds of their own: who proved nothing cannot take the place of who did. Of each
+//! a single source, or identity at a source, has a share: none can keep all others out.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,26 +17,36 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use weft_core::identity::spiffe::TrustDomain;
+use weft_core::identity::spiffe::{SpiffeId, TrustDomain};
 
-use super::connection::Connection;
+use super::connection::{Connection, Places};
 use super::own_certificate::OwnCertificate;
-use crate::api::peer::{Peer, PeerAddr};
+use super::shares::{Share, Shares, aggregate};
+use crate::api::peer::{Peer, PeerAddr, PeerSvid};
 use crate::ca::Authority;
 use crate::ca::peer_cert::peer_svid;
 use crate::metrics::Counter;
 
-/// Connections with a client certificate at once. A proxy holds two; beyond this, new ones are closed.
-pub const CONNECTIONS_MAX: usize = 10_000;
+/// Connections with a client certificate at once. A proxy holds three; beyond this, new ones are closed.
+pub const CONNECTIONS_MAX: usize = 30_000;
+
+/// Of those, of one identity at one address; many replicas may stand behind one address translation.
+pub const CONNECTIONS_PER_IDENTITY_MAX: usize = 1000;
 
 /// Connections without a client certificate at once; beyond this, new ones are closed.
 pub const ANONYMOUS_MAX: usize = 1000;
 
+/// Of those, of one address (or /64 of IPv6).
+pub const ANONYMOUS_PER_SOURCE_MAX: usize = 100;
+
 /// Handshakes at once; beyond this, new connections wait in the kernel's queue.
 pub const HANDSHAKES_MAX: usize = 1000;
 
+/// Of those, of one address (or /64 of IPv6); beyond this, new ones are closed.
+pub const HANDSHAKES_PER_SOURCE_MAX: usize = 100;
+
 /// Time for a handshake.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a caller without a certificate may stay connected.
 pub const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
@@ -58,7 +69,7 @@ pub struct TlsCounts {
     pub handshakes_failed: Counter,
     /// Certificates that verified but are no SVID of ours.
     pub certificates_refused: Counter,
-    /// Closed because of [`CONNECTIONS_MAX`] or [`ANONYMOUS_MAX`].
+    /// Closed because of a bound on connections, or of a share in one.
     pub beyond_bound: Counter,
 }
 
@@ -71,6 +82,9 @@ pub struct TlsDoor {
     handshakes: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    handshakes_of_source: Arc<Shares<IpAddr>>,
+    anonymous_of_source: Arc<Shares<IpAddr>>,
+    connections_of_identity: Arc<Shares<(SpiffeId, IpAddr)>>,
     handshake_timeout: Duration,
 }
 
@@ -94,6 +108,9 @@ impl TlsDoor {
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             anonymous: Arc::new(Semaphore::new(ANONYMOUS_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            handshakes_of_source: Shares::new(HANDSHAKES_PER_SOURCE_MAX),
+            anonymous_of_source: Shares::new(ANONYMOUS_PER_SOURCE_MAX),
+            connections_of_identity: Shares::new(CONNECTIONS_PER_IDENTITY_MAX),
             handshake_timeout: HANDSHAKE_TIMEOUT,
         })
     }
@@ -127,10 +144,15 @@ impl TlsDoor {
             match accepted {
                 Ok((tcp, addr)) => {
                     self.counts.accepted.increment();
+                    let Some(share) = self.handshakes_of_source.take(aggregate(addr.ip())) else {
+                        self.counts.beyond_bound.increment();
+                        tracing::debug!(peer = %addr, "refused a connection: too many handshakes of this address");
+                        continue;
+                    };
                     // At the bound this one waits here and the next ones in the kernel. The semaphore is never closed.
                     let Ok(permit) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
                     let (door, ready) = (self.clone(), ready.clone());
-                    tokio::spawn(async move { door.shake_hands(tcp, addr, permit, ready).await });
+                    tokio::spawn(async move { door.shake_hands(tcp, addr, (permit, share), ready).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections");
@@ -144,7 +166,7 @@ impl TlsDoor {
         self,
         tcp: TcpStream,
         addr: SocketAddr,
-        shaking: OwnedSemaphorePermit,
+        shaking: (OwnedSemaphorePermit, Share<IpAddr>),
         ready: mpsc::Sender<io::Result<TlsConnection>>,
     ) {
         let handshake = async {
@@ -179,15 +201,28 @@ impl TlsDoor {
                 return None;
             }
         };
-        let bound = if svid.is_some() { &self.connections } else { &self.anonymous };
-        let Ok(permit) = Arc::clone(bound).try_acquire_owned() else {
+        let Some(places) = self.places(svid.as_ref(), aggregate(addr.ip())) else {
             self.counts.beyond_bound.increment();
             tracing::warn!(peer = %addr, known = svid.is_some(), "refused a connection: too many are open");
             return None;
         };
         let left = svid.as_ref().map_or(ANONYMOUS_LIFE, |svid| svid.not_after.duration_since(now).unwrap_or_default());
         let peer = Peer { svid, local_operator: false, addr: PeerAddr::Tcp(addr) };
-        Some(Connection::new(stream, peer, Some(left), permit))
+        Some(Connection::new(stream, peer, Some(left), places))
+    }
+}
+
+impl TlsDoor {
+    fn places(&self, svid: Option<&PeerSvid>, source: IpAddr) -> Option<Places> {
+        let bound = if svid.is_some() { &self.connections } else { &self.anonymous };
+        let mut places = Places::from(Arc::clone(bound).try_acquire_owned().ok()?);
+        match svid {
+            Some(svid) => {
+                places.of_identity = Some(self.connections_of_identity.take((svid.spiffe_id.clone(), source))?);
+            }
+            None => places.of_source = Some(self.anonymous_of_source.take(source)?),
+        }
+        Some(places)
     }
 }
 

@@ -427,7 +427,8 @@ enum Found {
 
 fn selects(spec: &ServiceSpec, instance: &Instance) -> bool {
     let Backing::Selector(selector) = &spec.backing else { return false };
-    !selector.is_empty() && selector.iter().all(|(key, value)| instance.labels.get(key) == Some(value))
+    let may = spec.accounts.as_ref().is_none_or(|accounts| accounts.contains(&instance.service_account));
+    may && !selector.is_empty() && selector.iter().all(|(key, value)| instance.labels.get(key) == Some(value))
 }
 
 fn target_port(port: &Port, instance: &Instance) -> Option<u16> {

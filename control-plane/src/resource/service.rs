@@ -5,17 +5,22 @@
 //! have no identity: they are spoken to in the clear, with policy applied at the client. Fields of Kubernetes that mean
 //! nothing here are accepted, so that one file works in both worlds; unknown ones are refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::Deserialize;
-use weft_core::model::decode::app_protocol;
+use weft_core::model::decode::{app_protocol, is_dns_label};
 use weft_proto::v1::ServicePort;
 
 use super::{Problems, Stored};
 
 /// Names the addresses of a service without workloads.
 pub const STATIC_ENDPOINTS: &str = "weft.dev/static-endpoints";
+
+/// Names the service accounts whose workloads may serve a service, separated by commas. Labels are what a workload says of
+/// itself; without this annotation everybody in the namespace who carries them serves, as in Kubernetes everybody who may
+/// create pods there.
+pub const SERVICE_ACCOUNTS: &str = "weft.dev/service-accounts";
 
 /// Ports of one service.
 const PORTS_MAX: usize = 64;
@@ -47,6 +52,8 @@ pub struct ServiceSpec {
     pub ports: Vec<Port>,
     /// Who serves it.
     pub backing: Backing,
+    /// Service accounts that may; `None`: all of the namespace.
+    pub accounts: Option<BTreeSet<String>>,
     /// Address it is reached at.
     pub address: Address,
 }
@@ -150,8 +157,9 @@ fn lenient(stored: &Stored) -> Result<(ServiceSpec, Problems), Problems> {
     }
     let ports = ports(&raw.ports, &mut problems);
     let backing = backing(stored, &raw, &mut problems);
+    let accounts = accounts(stored, &backing, &mut problems);
     let address = address(&raw, &mut problems);
-    Ok((ServiceSpec { ports, backing, address }, problems))
+    Ok((ServiceSpec { ports, backing, accounts, address }, problems))
 }
 
 fn ports(raw: &[RawPort], problems: &mut Problems) -> Vec<Port> {
@@ -234,6 +242,19 @@ fn backing(stored: &Stored, raw: &Raw, problems: &mut Problems) -> Backing {
             Backing::Selector(BTreeMap::new())
         }
     }
+}
+
+fn accounts(stored: &Stored, backing: &Backing, problems: &mut Problems) -> Option<BTreeSet<String>> {
+    let text = stored.annotations.get(SERVICE_ACCOUNTS)?;
+    let field = format!("metadata.annotations[{SERVICE_ACCOUNTS}]");
+    if !matches!(backing, Backing::Selector(_)) {
+        problems.add(&*field, "goes with a selector only: other endpoints have no identity");
+    }
+    let accounts: BTreeSet<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+    for account in accounts.iter().filter(|account| !is_dns_label(account)) {
+        problems.add(&*field, format!("{account:?} is no name of a service account"));
+    }
+    Some(accounts)
 }
 
 fn static_addresses(text: &str, problems: &mut Problems) -> Vec<IpAddr> {

@@ -4,8 +4,10 @@
 //! the time comes in as a value.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use crate::doors::shares::aggregate;
 
 /// Failures one address may have at once, and how long one takes to be forgotten.
 pub const FAILURES_PER_SOURCE_MAX: u32 = 10;
@@ -72,14 +74,6 @@ impl Attempts {
             self.others.add(now, FORGET_ONE);
         }
         self.total.add(now, FORGET_ONE_TOTAL);
-    }
-}
-
-/// One customer usually holds a whole /64 of IPv6; IPv4 addresses stay themselves.
-fn aggregate(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
     }
 }
 

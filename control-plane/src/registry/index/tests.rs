@@ -26,7 +26,7 @@ fn port(number: u32, target: Target) -> Port {
 }
 
 fn spec(ports: Vec<Port>, backing: Backing) -> ServiceSpec {
-    ServiceSpec { ports, backing, address: crate::resource::service::Address::Virtual }
+    ServiceSpec { ports, backing, accounts: None, address: crate::resource::service::Address::Virtual }
 }
 
 fn selecting(app: &str) -> Backing {
@@ -138,4 +138,18 @@ fn a_virtual_address_follows_its_service_and_no_other() {
     assert_eq!(resolved(&index, "240.240.0.2:80"), "a 80 ");
     index.remove_service(&key("a"), 6);
     assert_eq!(resolved(&index, "240.240.0.2:80"), "Denied");
+}
+
+#[test]
+fn a_service_may_name_who_serves_it() {
+    let mut index = index();
+    index.put_instance(instance("a", &["10.0.0.1"], &[(80, "")]), 2);
+    index.put_instance(Instance { service_account: "evil".to_owned(), ..instance("b", &["10.0.0.2"], &[(80, "")]) }, 3);
+    let mut spec = spec(vec![port(80, Target::Number(80))], selecting("cart"));
+    index.put_service(&key(DEFAULT), spec.clone(), vec![], 4);
+    assert_eq!(endpoints(&index, DEFAULT).len(), 2, "labels are a workload's own word");
+    spec.accounts = Some(["cart".to_owned()].into());
+    index.put_service(&key(DEFAULT), spec, vec![], 5);
+    assert_eq!(endpoints(&index, DEFAULT), ["a 10.0.0.1 80>80"]);
+    assert_eq!(resolved(&index, "10.0.0.2:80"), "Denied");
 }

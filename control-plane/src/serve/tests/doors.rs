@@ -68,29 +68,61 @@ async fn only_tls_1_3_is_spoken() {
     mesh.stop().await;
 }
 
-/// Who proved nothing has places of its own, and cannot take those of who did.
+/// Who proved nothing has places of its own, and cannot take those of who did; nor can one address take all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn anonymous_callers_are_bounded() {
+    use crate::doors::tls::{ANONYMOUS_MAX, ANONYMOUS_PER_SOURCE_MAX};
     let directory = tempfile::tempdir().unwrap();
     let mesh = Mesh::start(directory.path()).await;
     let held = mesh.join().await;
-    let opened = futures_util::stream::iter(0..crate::doors::tls::ANONYMOUS_MAX)
-        .map(|_| mesh.try_connect(None, [127, 0, 0, 1]))
-        .buffer_unordered(64)
-        .collect::<Vec<_>>();
-    let opened = opened.await;
-    assert!(opened.iter().all(Result::is_ok));
-    let ask = async |credentials: Option<&Credentials>| {
-        let channel = mesh.try_connect(credentials, [127, 0, 0, 1]).await.map_err(drop)?;
+    let source = |number: usize| [127, 0, 1, u8::try_from(number / ANONYMOUS_PER_SOURCE_MAX).unwrap()];
+    let beyond = || {
+        let page = mesh.plane.metrics.render();
+        let line = page.lines().find_map(|line| line.strip_prefix("weft_connections_total{event=\"beyond_bound\"} "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let ask = async |credentials: Option<&Credentials>, from: [u8; 4]| {
+        let channel = mesh.try_connect(credentials, from).await.map_err(drop)?;
         let csr_der = csr(&KeyPair::generate().unwrap(), &[]);
         let request = IssueRequest { csr_der, join_token: String::new() };
         IdentityClient::new(channel).issue(request).await.map(drop).map_err(drop)
     };
-    assert_eq!(ask(Some(&held)).await, Ok(()), "a known one comes in");
-    let all_admitted = || mesh.plane.metrics.render().contains("weft_connections_total{event=\"beyond_bound\"} 0\n");
-    assert!(all_admitted());
-    assert_eq!(ask(None).await, Err(()), "one anonymous too many");
-    assert!(!all_admitted());
+    let open = async |numbers: std::ops::Range<usize>| {
+        let opening = futures_util::stream::iter(numbers).map(|number| mesh.try_connect(None, source(number)));
+        let opened = opening.buffer_unordered(64).collect::<Vec<_>>().await;
+        assert!(opened.iter().all(Result::is_ok));
+        opened
+    };
+    let first = open(0..ANONYMOUS_PER_SOURCE_MAX).await;
+    assert_eq!(beyond(), 0);
+    assert_eq!(ask(None, source(0)).await, Err(()), "one too many of this address");
+    let before = beyond();
+    assert!(before > 0);
+    let others = open(ANONYMOUS_PER_SOURCE_MAX..ANONYMOUS_MAX).await;
+    assert_eq!(beyond(), before);
+    assert_eq!(ask(None, [127, 0, 2, 1]).await, Err(()), "one too many of all");
+    assert!(beyond() > before);
+    assert_eq!(ask(Some(&held), source(0)).await, Ok(()), "a known one comes in");
+    drop((first, others));
+    mesh.stop().await;
+}
+
+/// Connections that say nothing keep nobody else waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_of_one_address_does_not_close_the_door() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    let held = mesh.join().await;
+    let mut silent = Vec::new();
+    for _ in 0..crate::doors::tls::HANDSHAKES_PER_SOURCE_MAX + 50 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 3, 1], 0).into()).unwrap();
+        silent.push(socket.connect(mesh.listen).await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+    mesh.try_connect(Some(&held), [127, 0, 0, 1]).await.unwrap();
+    assert!(begun.elapsed() < crate::doors::tls::HANDSHAKE_TIMEOUT, "it waited for the silent ones");
+    assert!(ends(&mut silent.pop().unwrap()).await, "beyond the share of an address");
     mesh.stop().await;
 }
 
