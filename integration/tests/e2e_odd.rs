@@ -115,3 +115,40 @@ fn what_smuggles_is_refused_and_recorded() -> anyhow::Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn heads_at_the_bound_and_answers_without_a_body() -> anyhow::Result<()> {
+    with_mesh(&mesh()?, async |mesh| {
+        let status = |reply: &str| reply.split(' ').nth(1).unwrap_or_default().to_owned();
+        // 96 KiB, line ends and the empty line included.
+        let base = "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: \r\n\r\n".len();
+        for (bytes, expected) in [(96 << 10, "200"), ((96 << 10) + 1, "431")] {
+            let filler = "x".repeat(bytes - base);
+            let head = format!("GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: {filler}\r\n\r\n");
+            anyhow::ensure!(head.len() == bytes, "{}", head.len());
+            let reply = raw(mesh, head.as_bytes(), false).await?;
+            anyhow::ensure!(status(&reply) == expected, "{bytes} bytes: {}", &reply[..reply.len().min(200)]);
+        }
+        for (fields, expected) in [(200, "200"), (201, "431")] {
+            let head =
+                format!("GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}\r\n", "A: b\r\n".repeat(fields - 2));
+            let reply = raw(mesh, head.as_bytes(), false).await?;
+            anyhow::ensure!(status(&reply) == expected, "{fields} fields: {}", &reply[..reply.len().min(200)]);
+        }
+        // HEAD keeps the length that GET would have; 204 and 304 have neither body nor length; all keep the connection.
+        let requests = b"HEAD /echo HTTP/1.1\r\nHost: a\r\n\r\nGET /status/204 HTTP/1.1\r\nHost: a\r\n\r\n\
+            GET /status/304 HTTP/1.1\r\nHost: a\r\n\r\nGET /size/2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let reply = raw(mesh, requests, false).await?;
+        let answers: Vec<&str> = reply.split("HTTP/1.1 ").skip(1).collect();
+        let [head, none, unchanged, last] = answers.as_slice() else { anyhow::bail!("{reply}") };
+        anyhow::ensure!(head.starts_with("200") && head.to_lowercase().contains("content-length: "), "HEAD: {head}");
+        anyhow::ensure!(head.ends_with("\r\n\r\n"), "HEAD has no body: {head}");
+        for (answer, status) in [(none, "204"), (unchanged, "304")] {
+            let fields = answer.to_lowercase();
+            anyhow::ensure!(answer.starts_with(status) && answer.ends_with("\r\n\r\n"), "{status}: {answer}");
+            anyhow::ensure!(!fields.contains("content-length") && !fields.contains("transfer-encoding"), "{answer}");
+        }
+        anyhow::ensure!(last.ends_with("xx"), "{last}");
+        Ok(())
+    })
+}

@@ -59,8 +59,8 @@ pub fn create_instance(names: &Names, range: Ipv4Net, instance: &Instance) -> an
         format!("route add default via {}", host_address(range)),
     ];
     if let Some(address) = instance.address6 {
-        inside.push(format!("-6 address add {address}/64 dev eth0 nodad"));
-        inside.push(format!("-6 route add default via {}", names.ipv6(1)));
+        inside.push(format!("address add {address}/64 dev eth0 nodad"));
+        inside.push(format!("route add ::/0 via {}", names.ipv6(1)));
     }
     batch(Some(netns), &inside)
 }

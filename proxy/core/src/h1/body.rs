@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use httparse::Status;
 
 use super::fault::BodyFault;
-use super::limits::{CHUNK_EXTENSION_BYTES_MAX, FIELDS_MAX, Limits};
+use super::limits::{CHUNK_EXTENSION_BYTES_MAX, FIELDS_ALLOWED_MAX, Limits};
 use super::progress::{Progress, Step};
 use super::section;
 use crate::fields::Fields;
@@ -219,8 +219,8 @@ impl BodyDecoder {
         let Step::Try(len) = step else {
             return Ok(Decoded::NeedMore);
         };
-        let mut storage = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let slots = storage.get_mut(..self.limits.fields_max.min(FIELDS_MAX)).unwrap_or_default();
+        let mut storage = [httparse::EMPTY_HEADER; FIELDS_ALLOWED_MAX];
+        let slots = storage.get_mut(..self.limits.fields_max.min(FIELDS_ALLOWED_MAX)).unwrap_or_default();
         let (section, headers) = match httparse::parse_headers(window.get(..len).unwrap_or(window), slots) {
             Ok(Status::Complete((end, headers))) => (window.get(..end).unwrap_or(window), headers),
             Ok(Status::Partial) if full => return Err(BodyFault::TrailersTooLarge),

@@ -12,6 +12,9 @@ pub const REQUEST_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Most fields in a head or trailer section. Browsers send about 20, and 200 keeps linear searches cheap.
 pub const FIELDS_MAX: usize = 200;
 
+/// Most fields that any limit can allow; a little above the default, for what proxies add on the way.
+pub const FIELDS_ALLOWED_MAX: usize = 232;
+
 /// Longest trailer section in bytes. Trailers are a handful of short fields (gRPC status and message, digests).
 pub const TRAILER_BYTES_MAX: usize = 16 * 1024;
 
@@ -26,7 +29,8 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Bytes of a request line with CRLF; default [`REQUEST_LINE_BYTES_MAX`]. Longer ones are refused with 414.
     pub request_line_bytes_max: usize,
-    /// Fields of a head or trailer section; default and upper bound [`FIELDS_MAX`]. More are refused with 431.
+    /// Fields of a head or trailer section; default [`FIELDS_MAX`], at most
+    /// [`FIELDS_ALLOWED_MAX`]. More are refused with 431.
     pub fields_max: usize,
     /// Bytes of a trailer section; default [`TRAILER_BYTES_MAX`].
     pub trailer_bytes_max: usize,

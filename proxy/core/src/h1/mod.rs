@@ -35,7 +35,8 @@ pub use fault::{BodyFault, HeadFault};
 pub(crate) use framing::Notes;
 pub use framing::persistent;
 pub use limits::{
-    CHUNK_EXTENSION_BYTES_MAX, FIELDS_MAX, HEAD_BYTES_MAX, Limits, REQUEST_LINE_BYTES_MAX, TRAILER_BYTES_MAX,
+    CHUNK_EXTENSION_BYTES_MAX, FIELDS_ALLOWED_MAX, FIELDS_MAX, HEAD_BYTES_MAX, Limits, REQUEST_LINE_BYTES_MAX,
+    TRAILER_BYTES_MAX,
 };
 pub use request::RequestParser;
 pub use response::ResponseParser;

@@ -9,7 +9,7 @@ use httparse::{Header, Status};
 
 use super::fault::HeadFault;
 use super::framing::Notes;
-use super::limits::{FIELDS_MAX, Limits};
+use super::limits::{FIELDS_ALLOWED_MAX, Limits};
 use super::progress::{Progress, Step};
 use super::target::{self, TargetParts};
 use super::{diagnose, section};
@@ -57,8 +57,8 @@ impl RequestParser {
             // Once there is a line it was checked; looking for its end at every byte after it would be quadratic.
             return if self.progress.has_line() { Ok(None) } else { self.check_line_length(window).map(|()| None) };
         };
-        let mut storage = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_MAX];
-        let slots = storage.get_mut(..self.limits.fields_max.min(FIELDS_MAX)).unwrap_or_default();
+        let mut storage = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_ALLOWED_MAX];
+        let slots = storage.get_mut(..self.limits.fields_max.min(FIELDS_ALLOWED_MAX)).unwrap_or_default();
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(window.get(..len).unwrap_or(window), slots) {
             Ok(Status::Complete(head_len)) => {

@@ -8,7 +8,7 @@ use httparse::{Header, Status};
 
 use super::fault::HeadFault;
 use super::framing::Notes;
-use super::limits::{FIELDS_MAX, Limits};
+use super::limits::{FIELDS_ALLOWED_MAX, Limits};
 use super::progress::{Progress, Step};
 use super::{diagnose, section};
 use crate::fields::{FieldSpans, Fields};
@@ -49,8 +49,8 @@ impl ResponseParser {
         let Step::Try(len) = self.progress.advance(window, full) else {
             return Ok(None);
         };
-        let mut storage = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_MAX];
-        let slots = storage.get_mut(..self.limits.fields_max.min(FIELDS_MAX)).unwrap_or_default();
+        let mut storage = [const { MaybeUninit::<Header<'_>>::uninit() }; FIELDS_ALLOWED_MAX];
+        let slots = storage.get_mut(..self.limits.fields_max.min(FIELDS_ALLOWED_MAX)).unwrap_or_default();
         let mut response = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
         let attempt = window.get(..len).unwrap_or(window);

@@ -1,6 +1,7 @@
 //! Tables of request heads. A row that repeats a published attack carries its identifier.
 
 use super::*;
+use crate::h1::FIELDS_MAX;
 use crate::message::BodyFraming::{Chunked, Length, None as Empty};
 
 fn parse(bytes: &[u8]) -> Result<Option<ParsedRequest>, HeadFault> {

@@ -1,6 +1,7 @@
 //! Tables of response heads and of the framing rules that depend on the request.
 
 use super::*;
+use crate::h1::FIELDS_MAX;
 use crate::message::BodyFraming::{Chunked, Length, None as Empty, UntilClose};
 
 const GET: Asked = Asked { head: false, connect: false, upgrade: false };
