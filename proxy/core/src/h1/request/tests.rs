@@ -1,7 +1,7 @@
 //! Tables of request heads. A row that repeats a published attack carries its identifier.
 
 use super::*;
-use crate::h1::FIELDS_MAX;
+use crate::h1::{FIELDS_ALLOWED_MAX, FIELDS_MAX};
 use crate::message::BodyFraming::{Chunked, Length, None as Empty};
 
 fn parse(bytes: &[u8]) -> Result<Option<ParsedRequest>, HeadFault> {
@@ -419,7 +419,7 @@ fn default_limits_hold() {
 #[test]
 fn limits_above_the_storage_are_cut() {
     let mut parser = RequestParser::new(Limits { fields_max: usize::MAX, ..Limits::default() });
-    let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX));
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_ALLOWED_MAX));
     assert_eq!(parser.parse(&mut BytesMut::from(head.as_str())), Err(HeadFault::TooManyFields));
 }
 
