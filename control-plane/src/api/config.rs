@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
-use weft_core::model::ServiceKey;
+use weft_core::model::{ServiceKey, decode};
 use weft_proto::v1::config_server::Config;
 use weft_proto::v1::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, ListRequest, ListResponse, UserResource,
@@ -20,6 +20,7 @@ use super::peer::Peer;
 use super::registry::{behind, in_turn, unavailable};
 use crate::registry::feed::{dns_key, virtual_ips};
 use crate::registry::handle::Registry;
+use crate::registry::service_message;
 use crate::registry::virtual_ips::{self, Freed};
 use crate::resource::service::{self, Address};
 use crate::resource::{KINDS, PREFIX, Problems, Stored, key};
@@ -74,6 +75,9 @@ impl ConfigService {
         check_revision(user.revision, held.as_ref())?;
         let before = held.as_ref().and_then(|held| serde_json::from_slice::<Stored>(&held.value).ok());
         let addresses = self.virtual_addresses(&stored, spec.address, before.as_ref(), &writing.freed)?;
+        // What proxies would refuse is refused here, by the same code.
+        decode::service(&service_message(&service_key(&stored), &spec, &addresses))
+            .map_err(|problems| Status::invalid_argument(problems.to_string()))?;
         stored.status = serde_json::json!({
             "virtualIPs": addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         });

@@ -2,7 +2,7 @@
 //! store, with word of each change to the streams that it concerns.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,6 @@ pub struct Registry {
     concerns: Concerns,
     leases: Arc<Mutex<Leases>>,
     held_back: Arc<AtomicUsize>,
-    ended: Arc<AtomicU64>,
     changed: watch::Sender<u64>,
     settings: Settings,
     lease_expiries: Arc<Counter>,
@@ -66,7 +65,6 @@ impl Registry {
             concerns: Concerns::default(),
             leases: Arc::new(Mutex::new(Leases::new(args.lease()))),
             held_back: Arc::default(),
-            ended: Arc::default(),
             changed: watch::Sender::new(0),
             settings,
             store,
@@ -222,12 +220,6 @@ impl Registry {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    /// Leases that have run out so far.
-    #[must_use]
-    pub fn leases_ended(&self) -> u64 {
-        self.ended.load(Ordering::Relaxed)
-    }
-
     /// Resolves DNS names, until shutdown. A failure keeps the last answer.
     pub async fn resolve_names(self, shutdown: Shutdown) {
         let mut changes = self.changes();
@@ -297,7 +289,6 @@ impl Registry {
         }
         match self.store.delete(key, Expect::Revision(stored.revision)).await {
             Ok(_) => {
-                self.ended.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(namespace = %name.0, instance = %name.1, "lease missed: instance removed");
                 self.lease_expiries.increment();
                 Ok(())

@@ -175,12 +175,7 @@ impl Index {
                 self.by_virtual_ip.insert_mut(*address, key.clone());
             }
         }
-        let body = Service {
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
-            ports: spec.ports.iter().map(|port| port.service.clone()).collect(),
-            virtual_ips: virtual_ips.iter().map(ToString::to_string).collect(),
-        };
+        let body = service_message(key, &spec, &virtual_ips);
         let resource = encode(ResourceKind::Service, &key.to_string(), revision, resource::Body::Service(body));
         let known = Known { spec, virtual_ips, revision, resource, endpoints: RedBlackTreeMapSync::new_sync() };
         self.services.insert_mut(key.clone(), known);
@@ -437,6 +432,17 @@ fn target_port(port: &Port, instance: &Instance) -> Option<u16> {
         Target::Name(name) => candidate.name == *name,
     });
     found.map(|found| found.port)
+}
+
+/// A service as proxies are told.
+#[must_use]
+pub fn service_message(key: &ServiceKey, spec: &ServiceSpec, virtual_ips: &[IpAddr]) -> Service {
+    Service {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        ports: spec.ports.iter().map(|port| port.service.clone()).collect(),
+        virtual_ips: virtual_ips.iter().map(ToString::to_string).collect(),
+    }
 }
 
 fn identity(instance: &Instance) -> (String, String) {

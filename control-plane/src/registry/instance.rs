@@ -71,8 +71,8 @@ impl Instance {
         if request.labels.iter().any(|(key, value)| key.is_empty() || key.len().max(value.len()) > TEXT_BYTES_MAX) {
             problems.add("labels", format!("a key is empty, or a text longer than {TEXT_BYTES_MAX} bytes"));
         }
-        if request.locality.len() > TEXT_BYTES_MAX {
-            problems.add("locality", format!("is longer than {TEXT_BYTES_MAX} bytes"));
+        if request.locality.len() > TEXT_BYTES_MAX || request.locality.chars().any(char::is_control) {
+            problems.add("locality", format!("is longer than {TEXT_BYTES_MAX} bytes, or has control characters"));
         }
         problems.into_result()?;
         Ok(Self {

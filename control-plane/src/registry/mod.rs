@@ -20,5 +20,5 @@ pub mod virtual_ips;
 
 pub use concerns::{Concern, Concerns, Listener, News};
 pub use encoded::Encoded;
-pub use index::{Index, InstanceName, Known, Settings};
+pub use index::{Index, InstanceName, Known, Settings, service_message};
 pub use touched::Touched;

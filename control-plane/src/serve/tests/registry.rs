@@ -226,6 +226,11 @@ async fn config_validates_conflicts_and_is_watched() {
         assert!(refused.message().contains(field), "{}", refused.message());
     }
 
+    // What every proxy would refuse is not accepted, or it would be in force nowhere.
+    let long = format!(r#"{{"ports": [{{"port": 80, "name": "{}"}}]}}"#, "n".repeat(300));
+    let refused = config.apply(service("cart", &long)).await.unwrap_err();
+    assert!(refused.message().contains("ports[0].name"), "{}", refused.message());
+
     let applied = config.apply(service("cart", SELECTING)).await.unwrap().into_inner().resource.unwrap();
     assert!(matches!(next().await, watch_event::Event::Upserted(seen) if seen == applied));
     let mut stale = service("cart", r#"{"ports": [{"port": 81}]}"#);
