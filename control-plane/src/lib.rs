@@ -10,6 +10,7 @@ pub mod bootstrap;
 pub mod ca;
 pub mod doors;
 pub mod metrics;
+pub mod names;
 pub mod push;
 pub mod registry;
 pub mod resource;

@@ -38,6 +38,8 @@ use crate::doors::socket::SocketDoor;
 use crate::doors::status::StatusPort;
 use crate::doors::tls::{TlsCounts, TlsDoor};
 use crate::metrics::{Metrics, Page};
+use crate::names::resolver::Source;
+use crate::names::{LookupCounts, Names};
 use crate::push::proxies::{Proxies, PushCounts};
 use crate::registry::handle::Registry;
 use crate::shutdown::Shutdown;
@@ -70,6 +72,8 @@ pub struct Plane {
     pub proxies: Proxies,
     /// Passes questions on to them.
     pub diagnostics: DiagnosticsService,
+    /// What DNS was asked so far.
+    pub lookups: Arc<LookupCounts>,
     /// Where to register what 15014 shows.
     pub metrics: Arc<Metrics>,
     /// Long streams end when this is requested.
@@ -184,6 +188,7 @@ pub async fn start(args: ServeArgs, shutdown: Shutdown) -> anyhow::Result<Runnin
         store: Arc::clone(&store) as Arc<dyn Store>,
         tokens: Arc::new(Tokens::new(Arc::clone(&store) as Arc<dyn Store>, args.trust_domain.clone())),
         issued: Arc::new(IssueCounts::default()),
+        lookups: Arc::default(),
         metrics: Arc::new(Metrics::default()),
         authority,
         args,
@@ -236,7 +241,8 @@ impl Doors {
         });
         let following = plane.registry.clone().follow(loaded_at, end());
         let expiring = plane.registry.clone().expire(end());
-        let resolving = plane.registry.clone().resolve_names(end());
+        let (registry, counts) = (plane.registry.clone(), Arc::clone(&plane.lookups));
+        let resolving = Names::new(Arc::clone(&plane.store), registry, Source::system(), counts).keep(end());
         tasks.spawn(async {
             tokio::join!(following, expiring, resolving);
             Ok(())
@@ -304,6 +310,15 @@ async fn sweep_tokens(tokens: Arc<Tokens>, shutdown: Shutdown) {
     }
 }
 
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating point by their format")]
+fn lookup_metrics(page: &mut Page, counts: &LookupCounts) {
+    let (name, help) = ("weft_dns_lookups_total", "Lookups of DNS names that serve services, by outcome.");
+    page.counter(name, help, &[("outcome", "answered")], &counts.answered);
+    page.counter(name, help, &[("outcome", "failed")], &counts.failed);
+    let help = "DNS names whose last lookup failed; their last answer stays in force.";
+    page.gauge("weft_dns_names_failing", help, &[], counts.failing() as f64);
+}
+
 fn push_metrics(page: &mut Page, counts: &PushCounts) {
     page.counter("weft_updates_sent_total", "Updates sent to proxies.", &[], &counts.sent);
     page.counter("weft_resources_refused_total", "Resources that proxies refused.", &[], &counts.refused);
@@ -320,6 +335,7 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
     let (tls_counts, tokens) = (Arc::clone(&doors.tls_counts), Arc::clone(&plane.tokens));
     let (issued, authority) = (Arc::clone(&plane.issued), Arc::clone(&plane.authority));
     let (registry, proxies) = (plane.registry.clone(), plane.proxies.clone());
+    let lookups = Arc::clone(&plane.lookups);
     plane.metrics.register(move |page: &mut Page| {
         page.gauge("weft_store_revision", "Revision of the store.", &[], store.revision().0 as f64);
         page.gauge("weft_store_keys", "Keys in the store.", &[], store.keys() as f64);
@@ -330,6 +346,7 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
         page.gauge(name, expiry, &[("certificate", "root")], root as f64);
         page.gauge("weft_connected_proxies", "Proxies with an open Discovery stream.", &[], proxies.count() as f64);
         push_metrics(page, proxies.counts());
+        lookup_metrics(page, &lookups);
         let help = "Instances removed because their lease was missed.";
         page.counter("weft_lease_expiries_total", help, &[], registry.lease_expiries());
         let (instances, services, endpoints) = registry.read(|index| {

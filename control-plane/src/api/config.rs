@@ -18,7 +18,7 @@ use weft_proto::v1::{
 
 use super::peer::Peer;
 use super::registry::{behind, in_turn, unavailable};
-use crate::registry::feed::{dns_key, virtual_ips};
+use crate::registry::feed::virtual_ips;
 use crate::registry::handle::Registry;
 use crate::registry::service_message;
 use crate::registry::virtual_ips::{self, Freed};
@@ -113,23 +113,11 @@ impl ConfigService {
                     writing.freed.free(&service_key(&deleted), &addresses, self.started.elapsed());
                 }
                 self.registry.caught_up(revision).await;
-                self.forget_answer(&held).await;
                 tracing::info!(kind, namespace, name, revision = revision.0, "deleted");
                 Ok(())
             }
             Err(error @ StoreError::Conflict { .. }) => Err(Status::aborted(error.to_string())),
             Err(error) => Err(unavailable(error)),
-        }
-    }
-
-    /// What DNS answered for a deleted service is of no more use.
-    async fn forget_answer(&self, deleted: &Versioned) {
-        let Ok(resource) = to_user(deleted) else { return };
-        let key = ServiceKey { namespace: resource.namespace.as_str().into(), name: resource.name.as_str().into() };
-        let Ok(key) = dns_key(&key) else { return };
-        match self.store.delete(key, Expect::Any).await {
-            Ok(_) | Err(StoreError::Conflict { .. }) => {}
-            Err(error) => tracing::warn!(%error, "DNS answer of a deleted service stays"),
         }
     }
 

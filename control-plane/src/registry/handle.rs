@@ -1,18 +1,16 @@
 //! The index as the rest of the process uses it: immutable for whoever reads it, replaced by one task that follows the
 //! store, with word of each change to the streams that it concerns.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use weft_core::model::ServiceKey;
 use weft_proto::v1::OutboundMode;
 
 use super::concerns::{Concerns, Listener, News};
-use super::feed::{self, dns_key};
+use super::feed;
 use super::index::{Index, InstanceName, Settings, instance_name};
 use super::instance;
 use super::lease::Leases;
@@ -23,9 +21,6 @@ use crate::store::{Event, Expect, Key, Revision, Store, StoreError};
 
 /// How often leases are looked at.
 const LEASE_LOOK: Duration = Duration::from_millis(500);
-
-/// How often DNS names are resolved again; answers carry no TTL through the system resolver.
-const DNS_EVERY: Duration = Duration::from_secs(10);
 
 /// How long a failed store is left alone.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
@@ -218,65 +213,6 @@ impl Registry {
     #[must_use]
     pub fn held_back(&self) -> usize {
         self.held_back.load(Ordering::Relaxed)
-    }
-
-    /// Resolves DNS names, until shutdown. A failure keeps the last answer.
-    pub async fn resolve_names(self, shutdown: Shutdown) {
-        let mut changes = self.changes();
-        let resolving = async {
-            loop {
-                for (key, name) in self.read(Index::dns_names) {
-                    self.resolve_name(&key, &name).await;
-                }
-                let again = tokio::time::sleep(DNS_EVERY);
-                tokio::pin!(again);
-                tokio::select! {
-                    () = &mut again => {}
-                    changed = changes.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                        // A burst of changes is one reason to look.
-                        tokio::time::sleep(STORE_PAUSE).await;
-                        changes.mark_unchanged();
-                    }
-                }
-            }
-        };
-        tokio::select! {
-            () = shutdown.requested() => {}
-            () = resolving => {}
-        }
-    }
-
-    async fn resolve_name(&self, key: &ServiceKey, name: &str) {
-        match tokio::net::lookup_host((name, 0)).await {
-            Ok(answers) => {
-                let mut addresses: Vec<IpAddr> = answers.map(|address| address.ip()).collect();
-                addresses.sort_unstable();
-                addresses.dedup();
-                let answer = (name.to_owned(), addresses);
-                let known = self.read(|index| index.resolved(key) == Some(&answer));
-                // An empty answer is no reason to take away what was served.
-                if !known && !answer.1.is_empty() {
-                    self.note_resolved(key, &answer).await;
-                }
-            }
-            Err(error) => tracing::warn!(service = %key, name, %error, "DNS name not resolved; last answer stays"),
-        }
-    }
-
-    /// The last good answer is kept in the store: a control plane that starts while DNS is away must not take endpoints
-    /// from proxies that hold them. The index learns of it by the watch, as of everything.
-    async fn note_resolved(&self, key: &ServiceKey, answer: &(String, Vec<IpAddr>)) {
-        let noted = async {
-            let value =
-                serde_json::to_vec(answer).map_err(|error| StoreError::Corrupt { detail: error.to_string() })?;
-            self.store.put(dns_key(key)?, value.into(), Expect::Any).await
-        };
-        if let Err(error) = noted.await {
-            tracing::error!(service = %key, %error, "DNS answer not stored; tried again");
-        }
     }
 
     /// Removes an instance whose lease has run out, unless it was registered again meanwhile. A registration clears the

@@ -279,6 +279,18 @@ impl Index {
         names.collect()
     }
 
+    /// Services for which there is a DNS answer, but which no DNS name serves.
+    #[must_use]
+    pub fn unwanted_answers(&self) -> Vec<ServiceKey> {
+        let wanted = |key: &ServiceKey| {
+            self.services.get(key).is_some_and(|known| match &known.spec.backing {
+                Backing::Dns(_) => true,
+                Backing::Selector(_) | Backing::Static(_) => false,
+            })
+        };
+        self.resolved.keys().filter(|key| !wanted(key)).cloned().collect()
+    }
+
     /// The mesh's own resource.
     #[must_use]
     pub fn mesh(&self) -> &Arc<Encoded> {

@@ -270,6 +270,14 @@ fn static_addresses(text: &str, problems: &mut Problems) -> Vec<IpAddr> {
     addresses
 }
 
+/// Whether an address can be nobody's endpoint: it means nobody, many, or whoever uses it (and so the proxy itself).
+#[must_use]
+pub fn leads_nowhere(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast
+}
+
 fn address(raw: &Raw, problems: &mut Problems) -> Address {
     match raw.cluster_ip.as_deref() {
         None | Some("") => Address::Virtual,

@@ -102,7 +102,7 @@ fn service(name: &str, spec: &str) -> ApplyRequest {
 
 const SELECTING: &str = r#"{"selector": {"app": "cart"}, "ports": [{"port": 80, "targetPort": 8080}]}"#;
 
-const DNS: &str = r#"{"type": "ExternalName", "externalName": "localhost", "ports": [{"port": 80}]}"#;
+const DNS: &str = r#"{"type": "ExternalName", "externalName": "db.invalid", "ports": [{"port": 80}]}"#;
 
 fn instance(id: &str, address: &str) -> RegisterRequest {
     RegisterRequest {
@@ -166,6 +166,8 @@ async fn a_restart_takes_nothing_away() {
     registry.register(instance("cart-1", "10.1.0.1")).await.unwrap();
     registry.report_readiness(ready("cart-1", true)).await.unwrap();
     config(&mesh).await.apply(service("named", DNS)).await.unwrap();
+    let answer = (crate::store::Key::new("dns/shop/named").unwrap(), r#"["db.invalid", ["192.0.2.1"]]"#);
+    mesh.plane.store.put(answer.0, answer.1.into(), crate::store::Expect::Any).await.unwrap();
     let mut before = Follower::begin(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap(), "cart").await;
     before.until(&["cart-1"]).await;
     let mut named = Follower::begin(mesh.try_connect(Some(&credentials), LOCAL).await.unwrap(), "named").await;
