@@ -13,9 +13,20 @@ use crate::registry::Encoded;
 pub(super) const RESOURCES_MAX: usize = 4_000;
 const BYTES_MAX: usize = 4 << 20;
 
+/// How many resources and removals fill an update.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room(pub(super) usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(RESOURCES_MAX)
+    }
+}
+
 /// An update in the making.
 #[derive(Debug, Default)]
 pub(super) struct Parcel {
+    room: Room,
     pub(super) upserts: Vec<Bytes>,
     pub(super) removals: Vec<ResourceName>,
     /// Of all upserts and removals.
@@ -24,6 +35,10 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
+    pub(super) fn with_room(room: Room) -> Self {
+        Self { room, ..Self::default() }
+    }
+
     pub(super) fn upsert(&mut self, resource: &Encoded) {
         self.bytes += resource.bytes().len();
         self.upserts.push(resource.bytes().clone());
@@ -41,6 +56,6 @@ impl Parcel {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.names.len() >= RESOURCES_MAX || self.bytes >= BYTES_MAX
+        self.names.len() >= self.room.0 || self.bytes >= BYTES_MAX
     }
 }

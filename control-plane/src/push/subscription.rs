@@ -7,6 +7,10 @@
 //! **Make before break.** An answer travels with the service that it leads to, or after it. What is gone is taken back
 //! when everything that is there has been told. A difference too large for one update goes out in several, by the same
 //! rules.
+//!
+//! **Withdrawals.** A proxy forgets by itself what only a withdrawn target needed. While an answer is on its way to it, it
+//! may need more than is seen from here, and keep it; so what was told is in doubt until that answer is acknowledged. If
+//! it is needed again before, it is told again, and taken back if it is gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +19,7 @@ use std::sync::Arc;
 use weft_core::model::ServiceKey;
 use weft_proto::v1::{Ack, Hello, ResourceName, Target, resource, target};
 
-use super::parcel::Parcel;
+use super::parcel::{Parcel, Room};
 use super::told::Told;
 use super::wire::Update;
 use crate::registry::{Concern, Index, Touched};
@@ -54,12 +58,16 @@ pub struct Subscription {
     asked: BTreeSet<SocketAddr>,
     /// Services of which more may have been told than there is.
     stale: BTreeSet<ServiceKey>,
+    /// Withdrawn services in doubt, each until the update with this nonce is acknowledged; `None` while answers are
+    /// still to be sent.
+    doubtful: HashMap<ServiceKey, Option<u64>>,
     /// Answers held from an earlier stream that nobody wants.
     stray_answers: BTreeSet<SocketAddr>,
     /// Held from an earlier stream, and nothing that this build can tell.
     strays: Vec<ResourceName>,
     /// What concerns the stream or no longer does, since this was last asked.
     concerns: Vec<(Concern, bool)>,
+    room: Room,
     nonce: u64,
     unacknowledged: Option<u64>,
     begun: bool,
@@ -113,8 +121,8 @@ impl Subscription {
             if let Some(key) = needed
                 && self.unneed(&key)
             {
-                self.told.forget_service(&key);
                 self.stale.remove(&key);
+                self.forget(key);
             }
         }
     }
@@ -143,6 +151,7 @@ impl Subscription {
             return false;
         }
         self.unacknowledged = None;
+        self.settle_doubts();
         true
     }
 
@@ -164,7 +173,7 @@ impl Subscription {
         if self.unacknowledged.is_some() {
             return None;
         }
-        let mut parcel = Parcel::default();
+        let mut parcel = Parcel::with_room(self.room);
         let answers = self.resolve(index);
         self.told.tell_mesh(index.mesh(), &mut parcel);
         self.tell_services(index, &answers, &mut parcel);
@@ -174,15 +183,25 @@ impl Subscription {
         if self.fresh.is_empty() && self.asked.is_empty() {
             self.take_back(index, &mut parcel);
         }
-        if parcel.is_empty() && self.begun {
+        let silent = parcel.is_empty() && self.begun;
+        if !silent {
+            self.begun = true;
+            self.nonce += 1;
+            self.unacknowledged = Some(self.nonce);
+        }
+        self.settle_doubts();
+        if silent {
             return None;
         }
-        self.begun = true;
-        self.nonce += 1;
-        self.unacknowledged = Some(self.nonce);
         let Parcel { upserts, removals, names, .. } = parcel;
         let update = Update { nonce: self.nonce, revision: index.revision(), upserts, removals };
         Some(Push { update, names })
+    }
+
+    /// Makes updates smaller, so that small differences need several.
+    #[cfg(test)]
+    pub(super) fn squeeze(&mut self, room: Room) {
+        self.room = room;
     }
 
     /// Looks up what may have changed about addresses, and which services that makes needed or needless.
@@ -252,6 +271,36 @@ impl Subscription {
         }
     }
 
+    /// The proxy withdrew an answer of an earlier stream, and forgot what only that led to: any service but those that it
+    /// wants for themselves.
+    fn doubt_all(&mut self) {
+        let keys: Vec<ServiceKey> = self.told.services().filter(|key| !self.services.contains(*key)).cloned().collect();
+        for key in keys {
+            self.told.doubt_service(&key);
+            if self.needs.contains_key(&key) {
+                self.fresh.insert(key);
+            }
+        }
+    }
+
+    /// What was told of a withdrawn service no longer counts.
+    fn forget(&mut self, key: ServiceKey) {
+        self.told.doubt_service(&key);
+        self.doubtful.insert(key, None);
+        self.settle_doubts();
+    }
+
+    /// Forgets withdrawn services once the proxy has acknowledged all answers that it lacked when it withdrew them.
+    fn settle_doubts(&mut self) {
+        if self.asked.is_empty() {
+            self.doubtful.values_mut().for_each(|until| _ = until.get_or_insert(self.nonce));
+        }
+        let acknowledged = if self.unacknowledged.is_some() { self.nonce - 1 } else { self.nonce };
+        for (key, _) in self.doubtful.extract_if(|_, until| until.is_some_and(|until| until <= acknowledged)) {
+            self.told.forget_service(&key);
+        }
+    }
+
     fn want_service(&mut self, key: ServiceKey) -> Result<(), TooMany> {
         if !self.services.contains(&key) {
             self.make_room()?;
@@ -277,7 +326,9 @@ impl Subscription {
     fn unwant_address(&mut self, address: SocketAddr) -> Option<ServiceKey> {
         let service = self.addresses.remove(&address)?;
         self.asked.remove(&address);
-        self.told.forget_answer(&address);
+        if !self.told.forget_answer(&address) {
+            self.doubt_all();
+        }
         if self.addresses.range(all_ports(address.ip())).next().is_none() {
             self.concerns.push((Concern::Address(address.ip()), false));
         }
@@ -295,6 +346,7 @@ impl Subscription {
         if *reasons == 1 {
             self.concerns.push((Concern::Service(key.clone()), true));
             self.fresh.insert(key.clone());
+            self.doubtful.remove(key);
         }
     }
 

@@ -16,7 +16,8 @@ type Name = (ResourceKind, Arc<str>);
 #[derive(Debug, Default)]
 pub(super) struct Told {
     mesh: Option<u64>,
-    services: HashMap<ServiceKey, HashMap<Name, u64>>,
+    /// `None`: the proxy may hold it or not.
+    services: HashMap<ServiceKey, HashMap<Name, Option<u64>>>,
     answers: HashMap<SocketAddr, Answer>,
 }
 
@@ -37,7 +38,7 @@ impl Told {
             kind @ (ResourceKind::Service | ResourceKind::Endpoint) => {
                 let Some(key) = service_of(kind, &name.name) else { return false };
                 let service = self.services.entry(key).or_default();
-                service.insert((kind, name.name.as_str().into()), held.version);
+                service.insert((kind, name.name.as_str().into()), Some(held.version));
             }
             ResourceKind::Resolution => {
                 let Ok(address) = name.name.parse::<SocketAddr>() else { return false };
@@ -75,7 +76,8 @@ impl Told {
         for resource in index.service_resources(key) {
             there += 1;
             let name = (resource.kind(), Arc::clone(resource.name()));
-            if told.insert(name, resource.version()) != Some(resource.version()) {
+            let version = Some(resource.version());
+            if told.insert(name, version).flatten() != version {
                 parcel.upsert(resource);
             }
         }
@@ -97,6 +99,12 @@ impl Told {
         if told.is_empty() {
             self.services.remove(key);
         }
+    }
+
+    /// The proxy may have forgotten a service itself, or not.
+    pub(super) fn doubt_service(&mut self, key: &ServiceKey) {
+        let told = self.services.get_mut(key).into_iter().flat_map(HashMap::values_mut);
+        told.for_each(|version| *version = None);
     }
 
     /// The proxy has itself forgotten a service.
@@ -130,9 +138,9 @@ impl Told {
         }
     }
 
-    /// The proxy has itself forgotten an answer.
-    pub(super) fn forget_answer(&mut self, address: &SocketAddr) {
-        self.answers.remove(address);
+    /// The proxy has itself forgotten an answer. False when it is not known what it led to.
+    pub(super) fn forget_answer(&mut self, address: &SocketAddr) -> bool {
+        self.answers.remove(address).is_none_or(|answer| answer.body.is_some())
     }
 }
 

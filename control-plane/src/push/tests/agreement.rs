@@ -9,6 +9,7 @@ use weft_core::sync::{Step as Applied, Subscriber, Want};
 use weft_proto::v1::{DiscoveryRequest, Welcome, discovery_request::Message};
 
 use super::*;
+use crate::push::parcel::{RESOURCES_MAX, Room};
 use crate::registry::{Concern, Touched};
 
 /// Rounds of everything being delivered after which nothing may be left to say.
@@ -26,10 +27,11 @@ struct Link {
     /// Touched, but the stream has not heard of it.
     unheard: Touched,
     streams: usize,
+    room: Room,
 }
 
 impl Link {
-    fn new(wants: &[Want]) -> Self {
+    fn new(wants: &[Want], room: Room) -> Self {
         let mut link = Self {
             proxy: Subscriber::new("i", "test"),
             wants: Vec::new(),
@@ -40,6 +42,7 @@ impl Link {
             down: VecDeque::new(),
             unheard: Touched::default(),
             streams: 0,
+            room,
         };
         wants.iter().for_each(|want| link.want(want.clone()));
         link.connect();
@@ -53,6 +56,7 @@ impl Link {
         (self.up, self.down) = Default::default();
         let Some(Message::Hello(hello)) = self.proxy.poll_send().unwrap().message else { panic!("Hello is first") };
         self.server = Subscription::begin(&hello).unwrap();
+        self.server.squeeze(self.room);
         self.concerns.clear();
         self.attend();
         let welcome = Welcome { protocol_version: 1, bundle: None };
@@ -81,8 +85,8 @@ impl Link {
         for upsert in &step.update.upserts {
             self.known.insert(upsert.resource.id(), upsert.resource.clone());
         }
-        for resource in self.known.values() {
-            self.check(resource);
+        for upsert in &step.update.upserts {
+            self.check(&upsert.resource);
         }
         self.proxy.handle_applied(step);
     }
@@ -205,9 +209,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn a_proxy_ends_up_knowing_what_a_fresh_one_would(steps in proptest::collection::vec(step(), 1..80)) {
+    fn a_proxy_ends_up_knowing_what_a_fresh_one_would(
+        steps in proptest::collection::vec(step(), 1..80),
+        room in prop_oneof![1..4_usize, Just(RESOURCES_MAX)],
+    ) {
         let mut index = index();
-        let mut link = Link::new(&[]);
+        let mut link = Link::new(&[], Room(room));
         for (number, step) in steps.into_iter().enumerate() {
             let revision = number as u64 + 10;
             match step {
@@ -227,7 +234,7 @@ proptest! {
             link.unheard.merge(index.take_touched());
         }
         link.settle(&index);
-        let mut fresh = Link::new(&link.wants);
+        let mut fresh = Link::new(&link.wants, link.room);
         fresh.settle(&index);
         prop_assert_eq!(&link.known, &fresh.known);
     }
@@ -238,7 +245,7 @@ fn what_was_withdrawn_is_told_again_on_the_same_stream() {
     let mut index = index();
     put_service(&mut index, 0, 1, 10);
     put_instance(&mut index, 0, 1, true, 11);
-    let mut link = Link::new(&[wanted(true, 0)]);
+    let mut link = Link::new(&[wanted(true, 0)], Room::default());
     link.settle(&index);
     link.unwant(0);
     // Its answer proves that the control plane has read the withdrawal.
@@ -250,4 +257,37 @@ fn what_was_withdrawn_is_told_again_on_the_same_stream() {
     link.settle(&index);
     assert!(link.known.contains_key(&service));
     assert_eq!(link.streams, 1);
+}
+
+/// The proxy keeps what an answer leads to that it does not know to be outdated.
+#[test]
+fn what_was_withdrawn_beside_an_outdated_answer_is_taken_back() {
+    let mut index = index();
+    put_service(&mut index, 0, 1, 10);
+    let mut link = Link::new(&[wanted(false, 0), wanted(true, 0)], Room::default());
+    link.settle(&index);
+    index.remove_service(&key(0), 11);
+    link.connect();
+    link.unwant(1);
+    link.want(wanted(true, 0));
+    link.deliver_up();
+    link.deliver_up();
+    link.settle(&index);
+    assert_eq!(link.known.keys().filter(|id| matches!(id, ResourceId::Service(_))).count(), 0, "{:?}", link.known);
+}
+
+/// Not even the control plane knows what the proxy has forgotten.
+#[test]
+fn what_an_answer_of_an_earlier_stream_led_to_is_told_again() {
+    let mut index = index();
+    put_service(&mut index, 0, 1, 10);
+    let mut link = Link::new(&[wanted(false, 0)], Room::default());
+    link.settle(&index);
+    link.connect();
+    link.unwant(0);
+    link.want(wanted(false, 0));
+    link.deliver_up();
+    link.deliver_up();
+    link.settle(&index);
+    assert!(link.known.contains_key(&ResourceId::Service(key(0))), "{:?}", link.known);
 }
