@@ -338,6 +338,8 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
     let lookups = Arc::clone(&plane.lookups);
     plane.metrics.register(move |page: &mut Page| {
         page.gauge("weft_store_revision", "Revision of the store.", &[], store.revision().0 as f64);
+        let writable = f64::from(u8::from(store.is_writable()));
+        page.gauge("weft_store_writable", "1 while writes go to disk, 0 when the last one failed.", &[], writable);
         page.gauge("weft_store_keys", "Keys in the store.", &[], store.keys() as f64);
         let expiry = "When a certificate of the control plane ends, in Unix seconds.";
         let name = "weft_certificate_not_after_seconds";

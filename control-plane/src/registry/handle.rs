@@ -191,7 +191,8 @@ impl Registry {
                 for name in ended.names {
                     match self.delete(&name).await {
                         Ok(()) => self.leases().forget_ended(&name),
-                        Err(error) => tracing::error!(%error, "instance not removed; tried again"),
+                        // The store says once that it fails.
+                        Err(error) => tracing::debug!(%error, "instance not removed; tried again"),
                     }
                 }
             }

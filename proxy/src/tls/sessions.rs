@@ -14,6 +14,9 @@ const LIFE_SECONDS: i64 = 3600;
 /// Sessions kept; the oldest goes first. About 2 KiB each (the client's chain is part of it).
 const SESSIONS_MAX: usize = 1024;
 
+/// A session larger than this is not kept: a long chain of certificates is its peer's to pay for, by full handshakes.
+const SESSION_BYTES_MAX: usize = 8 * 1024;
+
 /// The store of one server configuration.
 pub(super) struct Sessions {
     clock: Clock,
@@ -41,6 +44,9 @@ impl fmt::Debug for Sessions {
 
 impl StoresServerSessions for Sessions {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        if value.len() > SESSION_BYTES_MAX {
+            return false;
+        }
         let ends = self.clock.unix_seconds().saturating_add(LIFE_SECONDS).min(self.own_not_after);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.by_id.insert(key.clone(), (ends, value)).is_none() {
@@ -90,5 +96,6 @@ mod tests {
         let last = (2 * SESSIONS_MAX - 1).to_be_bytes();
         assert_eq!((live.take(&last), live.take(&last)), (Some(vec![0]), None));
         assert!(live.kept.lock().unwrap().by_id.len() <= SESSIONS_MAX);
+        assert!(!live.put(vec![1], vec![0; SESSION_BYTES_MAX + 1]), "no peer fills the memory");
     }
 }

@@ -11,6 +11,7 @@ mod view;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
@@ -31,6 +32,7 @@ const WRITE_QUEUE_MAX: usize = 1024;
 pub struct Embedded {
     view: Arc<RwLock<View>>,
     writes: mpsc::Sender<Job>,
+    writable: Arc<AtomicBool>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -57,9 +59,16 @@ impl Embedded {
     fn start(disk: disk::Disk, view: View, directory: Option<PathBuf>) -> std::io::Result<Self> {
         let view = Arc::new(RwLock::new(view));
         let (writes, jobs) = mpsc::channel(WRITE_QUEUE_MAX);
-        let writer = Writer::new(disk, directory, Arc::clone(&view), jobs);
+        let writable = Arc::new(AtomicBool::new(true));
+        let writer = Writer::new(disk, directory, Arc::clone(&view), jobs, Arc::clone(&writable));
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { view, writes, thread: std::sync::Mutex::new(Some(thread)) })
+        Ok(Self { view, writes, writable, thread: std::sync::Mutex::new(Some(thread)) })
+    }
+
+    /// Whether the last write went to disk, for metrics.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
     }
 
     /// Number of keys, for metrics.

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -39,8 +41,33 @@ pub(crate) struct Writer {
     disk: Option<Disk>,
     /// Where to open again; `None` for a store in memory.
     directory: Option<PathBuf>,
+    /// Opening reads and checks everything, so it is not tried again at once.
+    reopening: Reopening,
+    /// Whether the last write went to disk, for metrics.
+    writable: Arc<AtomicBool>,
     view: Arc<RwLock<View>>,
     jobs: mpsc::Receiver<Job>,
+}
+
+/// When a store that failed is opened again.
+#[derive(Debug)]
+struct Reopening {
+    not_before: Instant,
+    pause: Duration,
+}
+
+impl Reopening {
+    const PAUSE_MIN: Duration = Duration::from_secs(1);
+    const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+    fn now() -> Self {
+        Self { not_before: Instant::now(), pause: Self::PAUSE_MIN }
+    }
+
+    fn failed(&mut self) {
+        self.not_before = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(Self::PAUSE_MAX);
+    }
 }
 
 /// Writes decided but not yet durable.
@@ -58,8 +85,9 @@ impl Writer {
         directory: Option<PathBuf>,
         view: Arc<RwLock<View>>,
         jobs: mpsc::Receiver<Job>,
+        writable: Arc<AtomicBool>,
     ) -> Self {
-        Self { disk: Some(disk), directory, view, jobs }
+        Self { disk: Some(disk), directory, reopening: Reopening::now(), writable, view, jobs }
     }
 
     /// Runs until [`Job::Stop`] or until no [`super::Embedded`] is left.
@@ -96,6 +124,9 @@ impl Writer {
         }
         let batch = self.decide(writes);
         let failed = if batch.events.is_empty() { None } else { self.commit(&batch) };
+        if failed.is_none() && !batch.events.is_empty() {
+            self.note(true);
+        }
         if failed.is_none() {
             let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
             for (event, head) in batch.events {
@@ -124,16 +155,38 @@ impl Writer {
             None => Err("the store is closed".to_owned()),
         };
         let detail = committed.err()?;
-        tracing::error!(%detail, "a write to the store failed");
+        self.note(false);
+        tracing::debug!(%detail, "a write to the store failed");
         if self.directory.is_some() {
             self.disk = None;
         }
         Some(StoreError::Unavailable { detail })
     }
 
+    /// Says so when writing begins to fail, and when it works again.
+    fn note(&mut self, writable: bool) {
+        if writable {
+            self.reopening = Reopening::now();
+        }
+        if self.writable.swap(writable, Ordering::Relaxed) != writable {
+            if writable {
+                tracing::warn!("the store can be written again");
+            } else {
+                tracing::error!("the store cannot be written (disk full or read-only?); what is known stays in force");
+            }
+        }
+    }
+
     /// After a failed commit: opens the file again and shows readers what it really holds.
     fn reopen(&mut self) -> Result<(), StoreError> {
         let (None, Some(directory)) = (&self.disk, &self.directory) else { return Ok(()) };
+        if Instant::now() < self.reopening.not_before {
+            return Err(StoreError::Unavailable {
+                detail: "a write failed lately; the store is opened again soon".to_owned(),
+            });
+        }
+        // Should writing fail again right after opening, it is as if opening had failed.
+        self.reopening.failed();
         let (disk, fresh) = disk::open(directory).map_err(|error| match error {
             disk::OpenError::Damaged { .. } => StoreError::Corrupt { detail: error.to_string() },
             disk::OpenError::InUse { .. } | disk::OpenError::Io { .. } => {

@@ -41,6 +41,8 @@ pub fn note_origin(fields: &mut Fields, edge: Edge<'_>) -> IpAddr {
     if !believed {
         fields.remove("forwarded");
     }
+    // Servers that make variables of fields take both for one (WSGI, PHP, Rack); no proxy writes them so.
+    fields.retain(|name, _| !is_disguised(name));
     if !(believed && is_proto(fields.get(PROTO))) {
         fields.set(PROTO, if edge.tls { "https" } else { "http" });
     }
@@ -52,6 +54,14 @@ pub fn note_origin(fields: &mut Fields, edge: Edge<'_>) -> IpAddr {
         }
     }
     client
+}
+
+/// `x_forwarded_for` and the like.
+fn is_disguised(name: &[u8]) -> bool {
+    const FAMILY: &[u8] = b"x-forwarded-";
+    let plain = |b: &u8| if *b == b'_' { b'-' } else { b.to_ascii_lowercase() };
+    name.contains(&b'_')
+        && name.get(..FAMILY.len()).is_some_and(|start| start.iter().map(plain).eq(FAMILY.iter().copied()))
 }
 
 fn nth_from_right(fields: &Fields, n: usize) -> Option<IpAddr> {
@@ -107,5 +117,18 @@ mod tests {
         let mended =
             ["x-forwarded-for: unknown, 10.0.0.9", "x-forwarded-proto: http", "x-forwarded-host: shop.example"];
         check(1, false, &odd, &mended, "10.0.0.9");
+    }
+
+    #[test]
+    fn what_passes_for_a_forwarded_field_is_dropped() {
+        let input = ["X_Forwarded_For: 1.2.3.4", "x-forwarded_proto: https", "X_Forwarded: a", "x_other: b"];
+        let expected = [
+            "X_Forwarded: a",
+            "x_other: b",
+            "x-forwarded-for: 10.0.0.9",
+            "x-forwarded-proto: http",
+            "x-forwarded-host: a",
+        ];
+        check(0, false, &input, &expected, "10.0.0.9");
     }
 }
