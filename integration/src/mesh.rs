@@ -20,6 +20,8 @@ use weft_cli::dev::mesh::Mesh;
 use weft_cli::dev::plan::Instance;
 use weft_cli::dev::process::tail;
 
+use crate::assert::wait_for;
+
 /// A command inside the mesh may take so long.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -72,6 +74,20 @@ pub struct Capture {
 }
 
 impl Capture {
+    /// Waits until the capture holds these bytes, sent after all that matters: what came before is then in it, too.
+    /// (tcpdump drops what the kernel has not handed to it when it is ended.)
+    ///
+    /// # Errors
+    /// They do not come.
+    pub async fn until(&self, last: &str) -> anyhow::Result<()> {
+        wait_for("the last packet", COMMAND_DEADLINE, || async {
+            let bytes = std::fs::read(&self.file).map_err(|error| error.to_string())?;
+            let holds = bytes.windows(last.len()).any(|window| window == last.as_bytes());
+            if holds { Ok(()) } else { Err(format!("{} bytes so far", bytes.len())) }
+        })
+        .await
+    }
+
     /// Ends it; all bytes of all packets so far.
     ///
     /// # Errors

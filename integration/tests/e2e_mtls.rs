@@ -20,6 +20,12 @@ async fn captured(mesh: &TestMesh, url: &str, marker: &str) -> anyhow::Result<(V
     let inside = mesh.capture("server-0", "any").await?;
     let said = mesh.stdout("client-0", &["curl", "-sS", "--fail", "--max-time", "20", "--data", marker, url]).await?;
     anyhow::ensure!(said.contains(marker), "{said}");
+    // A datagram, which nobody captures into a proxy, marks the end.
+    let end = format!("the-end-of-{marker}").to_uppercase();
+    let to = mesh.instance("server-0")?.address;
+    mesh.as_root("client-0", &["bash", "-c", &format!("echo {end} > /dev/udp/{to}/9")]).await?;
+    link.until(&end).await?;
+    inside.until(&end).await?;
     Ok((link.finish().await?, inside.finish().await?))
 }
 

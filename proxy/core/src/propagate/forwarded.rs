@@ -127,7 +127,7 @@ mod tests {
             "x_other: b",
             "x-forwarded-for: 10.0.0.9",
             "x-forwarded-proto: http",
-            "x-forwarded-host: a",
+            "x-forwarded-host: shop.example",
         ];
         check(0, false, &input, &expected, "10.0.0.9");
     }
