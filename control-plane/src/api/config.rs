@@ -68,8 +68,11 @@ impl ConfigService {
                 format!("apiVersion, kind: {} {} is not known here; known: {KINDS}", user.api_version, user.kind);
             return Err(Status::invalid_argument(text));
         }
-        let mut stored = Stored::from_user(&user).map_err(|problems| refused(&problems))?;
-        let spec = service::read(&stored).map_err(|problems| refused(&problems))?;
+        let mut problems = Problems::default();
+        let mut stored = Stored::from_user(&user, &mut problems);
+        let spec = service::check(&stored, &mut problems);
+        self.check_address(&stored, spec.address, &mut problems);
+        problems.into_result().map_err(|problems| refused(&problems))?;
         let key = stored.key().map_err(|error| Status::invalid_argument(error.to_string()))?;
         let held = self.store.get(&key).await.map_err(unavailable)?;
         check_revision(user.revision, held.as_ref())?;
@@ -132,6 +135,18 @@ impl ConfigService {
         }
     }
 
+    /// An address that a service asks for must be free and ours to give.
+    fn check_address(&self, stored: &Stored, wanted: Address, problems: &mut Problems) {
+        let Address::Fixed(address) = wanted else { return };
+        if !self.registry.settings().virtual_ranges.iter().any(|range| range.contains(&address)) {
+            problems.add("spec.clusterIP", format!("{address} is in no virtual range (--virtual-range)"));
+        }
+        let key = service_key(stored);
+        if self.registry.read(|index| index.holder(address).is_some_and(|holder| *holder != key)) {
+            problems.add("spec.clusterIP", format!("{address} belongs to another service"));
+        }
+    }
+
     /// The virtual addresses of a service: those it has, the one it asks for, or free ones.
     fn virtual_addresses(
         &self,
@@ -146,16 +161,7 @@ impl ConfigService {
             let taken = |address: IpAddr| index.holder(address).is_some_and(|holder| *holder != key);
             match wanted {
                 Address::Headless => Ok(Vec::new()),
-                Address::Fixed(address) => {
-                    let mut problems = Problems::default();
-                    if !ranges.iter().any(|range| range.contains(&address)) {
-                        problems.add("spec.clusterIP", format!("{address} is in no virtual range (--virtual-range)"));
-                    } else if taken(address) {
-                        problems.add("spec.clusterIP", format!("{address} belongs to another service"));
-                    }
-                    problems.into_result().map_err(|problems| refused(&problems))?;
-                    Ok(vec![address])
-                }
+                Address::Fixed(address) => Ok(vec![address]),
                 Address::Virtual => {
                     let present = before.map(virtual_ips).unwrap_or_default();
                     let assigned = virtual_ips::assign(ranges, &key, &present, taken, freed, self.started.elapsed());

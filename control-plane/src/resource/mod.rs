@@ -3,6 +3,7 @@
 //! A resource is stored as the JSON of [`Stored`] under `config/<group>/<kind>/<namespace>/<name>`; its revision is the
 //! store's. A kind is known here or refused at the door.
 
+mod fields;
 pub mod service;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,10 @@ const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 253;
 const ANNOTATION_BYTES_MAX: usize = 64 * 1024;
 
+/// Problems in one message, and characters of each part of them: together they fit into the headers of an answer.
+const SHOWN_MAX: usize = 16;
+const CHARACTERS_MAX: usize = 240;
+
 /// One field that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -38,9 +43,9 @@ pub struct Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// Adds one.
+    /// Adds one. What it quotes of the user's is cut, so that the answer can be sent.
     pub fn add(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.0.push(Problem { field: field.into(), reason: reason.into() });
+        self.0.push(Problem { field: cut(field.into()), reason: cut(reason.into()) });
     }
 
     /// `Ok` when there is none.
@@ -54,11 +59,14 @@ impl Problems {
 
 impl std::fmt::Display for Problems {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
+        for (index, problem) in self.0.iter().take(SHOWN_MAX).enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             write!(f, "{separator}{}: {}", problem.field, problem.reason)?;
         }
-        Ok(())
+        match self.0.len().saturating_sub(SHOWN_MAX) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
     }
 }
 
@@ -85,12 +93,9 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Reads what a user sent; the namespace defaults to `default`. The spec itself is its kind's business.
-    ///
-    /// # Errors
-    /// Every problem outside the spec.
-    pub fn from_user(user: &UserResource) -> Result<Self, Problems> {
-        let mut problems = Problems::default();
+    /// Reads what a user sent, adding every problem outside the spec; the namespace defaults to `default`. The fields of
+    /// the spec are its kind's business.
+    pub fn from_user(user: &UserResource, problems: &mut Problems) -> Self {
         let namespace = if user.namespace.is_empty() { "default" } else { &user.namespace };
         for (field, value) in [("metadata.namespace", namespace), ("metadata.name", &user.name)] {
             if !weft_core::model::decode::is_dns_label(value) {
@@ -100,15 +105,14 @@ impl Stored {
         if user.spec_json.len() > SPEC_BYTES_MAX {
             problems.add("spec", format!("is larger than {SPEC_BYTES_MAX} bytes"));
         }
-        check_texts("metadata.labels", &user.labels, LABEL_BYTES_MAX, &mut problems);
-        check_texts("metadata.annotations", &user.annotations, ANNOTATION_BYTES_MAX, &mut problems);
+        check_texts("metadata.labels", &user.labels, LABEL_BYTES_MAX, problems);
+        check_texts("metadata.annotations", &user.annotations, ANNOTATION_BYTES_MAX, problems);
         let spec = if user.spec_json.is_empty() { "{}" } else { &user.spec_json };
         let spec = serde_json::from_str(spec).unwrap_or_else(|error| {
             problems.add("spec", format!("is not JSON: {error}"));
             serde_json::Value::Null
         });
-        problems.into_result()?;
-        Ok(Self {
+        Self {
             api_version: user.api_version.clone(),
             kind: user.kind.clone(),
             namespace: namespace.to_owned(),
@@ -117,7 +121,7 @@ impl Stored {
             annotations: user.annotations.clone().into_iter().collect(),
             spec,
             status: serde_json::Value::Null,
-        })
+        }
     }
 
     /// As a user sees it.
@@ -153,6 +157,14 @@ impl Stored {
 pub fn key(api_version: &str, kind: &str, namespace: &str, name: &str) -> Result<Key, StoreError> {
     let group = api_version.replace('/', ".");
     Key::new(format!("{PREFIX}{group}/{kind}/{namespace}/{name}"))
+}
+
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(CHARACTERS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 fn check_texts<'a, M>(field: &str, texts: M, bytes_max: usize, problems: &mut Problems)

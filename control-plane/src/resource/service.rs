@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde_json::Value;
 use weft_core::model::decode::{app_protocol, is_dns_label};
 use weft_proto::v1::ServicePort;
 
+use super::fields::{Fields, Findings};
 use super::{Problems, Stored};
 
 /// Names the addresses of a service without workloads.
@@ -98,43 +99,26 @@ pub enum Address {
     Headless,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Raw {
-    selector: BTreeMap<String, String>,
-    ports: Vec<RawPort>,
-    r#type: Option<String>,
-    external_name: Option<String>,
-    #[serde(rename = "clusterIP")]
-    cluster_ip: Option<String>,
-    #[serde(rename = "clusterIPs")]
-    _cluster_ips: Vec<String>,
-    #[serde(flatten)]
-    other: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct RawPort {
-    name: String,
-    port: i64,
-    target_port: Option<serde_json::Value>,
-    app_protocol: String,
-    protocol: Option<String>,
-    #[serde(rename = "nodePort")]
-    _node_port: Option<i64>,
-    #[serde(flatten)]
-    other: BTreeMap<String, serde_json::Value>,
-}
-
 /// Reads a service that somebody wants to apply.
 ///
 /// # Errors
 /// Every problem with its field path.
 pub fn read(stored: &Stored) -> Result<ServiceSpec, Problems> {
-    let (spec, problems) = lenient(stored)?;
+    let mut problems = Problems::default();
+    let spec = check(stored, &mut problems);
     problems.into_result()?;
     Ok(spec)
+}
+
+/// Reads a service that somebody wants to apply, and adds its problems to those that were found before.
+pub fn check(stored: &Stored, problems: &mut Problems) -> ServiceSpec {
+    let (spec, mut findings) = examine(stored);
+    // Of a spec that is not even JSON no more needs to be said.
+    if problems.0.iter().any(|problem| problem.field == "spec") {
+        findings.problems.0.retain(|problem| problem.field != "spec");
+    }
+    problems.0.append(&mut findings.problems.0);
+    spec
 }
 
 /// Reads a service that was accepted once. Rules that came later, and fields of later versions, do not take it away.
@@ -142,132 +126,191 @@ pub fn read(stored: &Stored) -> Result<ServiceSpec, Problems> {
 /// # Errors
 /// Fields that are not even of the right shape.
 pub fn understand(stored: &Stored) -> Result<ServiceSpec, Problems> {
-    Ok(lenient(stored)?.0)
+    let (spec, findings) = examine(stored);
+    if findings.misshapen { Err(findings.problems) } else { Ok(spec) }
 }
 
-fn lenient(stored: &Stored) -> Result<(ServiceSpec, Problems), Problems> {
-    let mut problems = Problems::default();
-    let raw: Raw = serde_json::from_value(stored.spec.clone()).map_err(|error| {
-        let mut problems = Problems::default();
-        problems.add("spec", error.to_string());
-        problems
-    })?;
-    for field in raw.other.keys().filter(|field| !IGNORED.contains(&field.as_str())) {
-        problems.add(format!("spec.{field}"), "is no field of a Service");
-    }
-    let ports = ports(&raw.ports, &mut problems);
-    let backing = backing(stored, &raw, &mut problems);
-    let accounts = accounts(stored, &backing, &mut problems);
-    let address = address(&raw, &mut problems);
-    Ok((ServiceSpec { ports, backing, accounts, address }, problems))
+fn examine(stored: &Stored) -> (ServiceSpec, Findings) {
+    let mut findings = Findings::default();
+    let mut fields = Fields::of("spec".to_owned(), &stored.spec, &mut findings);
+    let readable = stored.spec.is_object();
+    let backing = backing(stored, &mut fields, &mut findings);
+    let addressed = !matches!(backing, Backing::Selector(_));
+    let listed = fields.list("ports", &mut findings);
+    let ports = match listed {
+        Some(listed) => ports(listed, addressed, &mut findings),
+        None if readable && !findings.misshapen => ports(&[], addressed, &mut findings),
+        None => Vec::new(),
+    };
+    let accounts = accounts(stored, &backing, &mut findings);
+    let address = address(&mut fields, &mut findings);
+    fields.end(&IGNORED, "a Service", &mut findings);
+    (ServiceSpec { ports, backing, accounts, address }, findings)
 }
 
-fn ports(raw: &[RawPort], problems: &mut Problems) -> Vec<Port> {
-    if raw.is_empty() || raw.len() > PORTS_MAX {
-        problems.add("spec.ports", format!("must hold 1 to {PORTS_MAX} ports"));
+/// `addressed` when plain addresses serve them, which have no names for ports.
+fn ports(listed: &[Value], addressed: bool, findings: &mut Findings) -> Vec<Port> {
+    if listed.is_empty() || listed.len() > PORTS_MAX {
+        findings.add("spec.ports", format!("must hold 1 to {PORTS_MAX} ports, but holds {}", listed.len()));
     }
     let mut ports: Vec<Port> = Vec::new();
-    for (index, raw) in raw.iter().enumerate().take(PORTS_MAX) {
-        let at = |field: &str| format!("spec.ports[{index}].{field}");
-        for field in raw.other.keys() {
-            problems.add(at(field), "is no field of a port of a Service");
+    for (index, value) in listed.iter().enumerate().take(PORTS_MAX) {
+        let mut fields = Fields::of(format!("spec.ports[{index}]"), value, findings);
+        if value.is_object() {
+            let port = port(&mut fields, addressed, &ports, findings);
+            ports.push(port);
         }
-        let number = port_number(raw.port);
-        if number.is_none() {
-            problems.add(at("port"), format!("{} is no port (1-65535)", raw.port));
-        }
-        if raw.protocol.as_deref().is_some_and(|protocol| protocol != "TCP") {
-            problems.add(at("protocol"), "only TCP is carried");
-        }
-        if app_protocol(&raw.app_protocol).is_none() {
-            let text = "is unknown; write http, kubernetes.io/h2c or tcp, or leave it out";
-            problems.add(at("appProtocol"), format!("{:?} {text}", raw.app_protocol));
-        }
-        let number = number.unwrap_or(1);
-        if ports.iter().any(|port| port.service.port == u32::from(number)) {
-            problems.add(at("port"), format!("{number} is there twice"));
-        }
-        if !raw.name.is_empty() && ports.iter().any(|port| port.service.name == raw.name) {
-            problems.add(at("name"), format!("{:?} is there twice", raw.name));
-        }
-        let target = target(raw.target_port.as_ref(), number).unwrap_or_else(|reason| {
-            problems.add(at("targetPort"), reason);
-            Target::Number(number)
-        });
-        let service =
-            ServicePort { port: number.into(), name: raw.name.clone(), app_protocol: raw.app_protocol.clone() };
-        ports.push(Port { service, target });
+        fields.end(&["nodePort"], "a port of a Service", findings);
     }
     ports
+}
+
+fn port(fields: &mut Fields<'_>, addressed: bool, before: &[Port], findings: &mut Findings) -> Port {
+    let number = number(fields, findings);
+    if before.iter().any(|port| Some(port.service.port) == number.map(u32::from)) {
+        findings.add(fields.at("port"), "is there twice; give each port of the service its own number");
+    }
+    let name = fields.text("name", findings).unwrap_or_default();
+    if !name.is_empty() && before.iter().any(|port| port.service.name == name) {
+        findings.add(fields.at("name"), format!("{name:?} is there twice; give each port its own name"));
+    }
+    if fields.text("protocol", findings).is_some_and(|protocol| protocol != "TCP") {
+        findings.add(fields.at("protocol"), "only TCP is carried; write TCP or leave it out");
+    }
+    let protocol = fields.text("appProtocol", findings).unwrap_or_default();
+    if app_protocol(protocol).is_none() {
+        let text = "is unknown; write http, kubernetes.io/h2c or tcp, or leave it out";
+        findings.add(fields.at("appProtocol"), format!("{protocol:?} {text}"));
+    }
+    let number = number.unwrap_or(1);
+    let target = target(fields, number, findings);
+    if let (Target::Name(name), true) = (&target, addressed) {
+        let reason = "names a port, but only registered workloads have names for ports; give its number";
+        findings.add(fields.at("targetPort"), format!("{name:?} {reason}"));
+    }
+    let service = ServicePort { port: number.into(), name: name.to_owned(), app_protocol: protocol.to_owned() };
+    Port { service, target }
+}
+
+fn number(fields: &mut Fields<'_>, findings: &mut Findings) -> Option<u16> {
+    let Some(value) = fields.take("port") else {
+        findings.add(fields.at("port"), "is missing; give the port that clients connect to (1-65535)");
+        return None;
+    };
+    let Some(number) = value.as_i64() else {
+        fields.wrong("port", "a number (1-65535)", value, findings);
+        return None;
+    };
+    let port = port_number(number);
+    if port.is_none() {
+        findings.add(fields.at("port"), format!("{number} is no port (1-65535)"));
+    }
+    port
 }
 
 fn port_number(number: i64) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
-fn target(raw: Option<&serde_json::Value>, default: u16) -> Result<Target, String> {
-    match raw {
-        None | Some(serde_json::Value::Null) => Ok(Target::Number(default)),
-        Some(serde_json::Value::Number(number)) => {
-            number.as_i64().and_then(port_number).map(Target::Number).ok_or_else(|| format!("{number} is no port"))
+fn target(fields: &mut Fields<'_>, default: u16, findings: &mut Findings) -> Target {
+    let found = match fields.take("targetPort") {
+        None => Ok(Target::Number(default)),
+        Some(Value::Number(number)) => {
+            number.as_i64().and_then(port_number).map(Target::Number).ok_or_else(|| number.to_string())
         }
-        Some(serde_json::Value::String(name)) if !name.is_empty() && name.len() <= 63 => Ok(Target::Name(name.clone())),
-        Some(other) => Err(format!("{other} is neither a port number nor a port's name")),
+        Some(Value::String(name)) if !name.is_empty() && name.len() <= 63 => Ok(Target::Name(name.clone())),
+        Some(other) => Err(other.to_string()),
+    };
+    found.unwrap_or_else(|found| {
+        let reason = "is neither a port (1-65535) nor the name of one (at most 63 characters)";
+        findings.add(fields.at("targetPort"), format!("{found} {reason}"));
+        Target::Number(default)
+    })
+}
+
+fn backing(stored: &Stored, fields: &mut Fields<'_>, findings: &mut Findings) -> Backing {
+    let kind = fields.text("type", findings).unwrap_or("ClusterIP");
+    let external = fields.text("externalName", findings);
+    let selector = fields.texts("selector", findings);
+    let listed = stored.annotations.get(STATIC_ENDPOINTS).map(|text| static_addresses(text, findings));
+    if !matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName") {
+        let wanted = "write ClusterIP, NodePort, LoadBalancer or ExternalName, or leave it out";
+        findings.add("spec.type", format!("{kind:?} is unknown; {wanted}"));
+    }
+    if kind == "ExternalName" {
+        if !selector.is_empty() {
+            findings.add("spec.selector", "does not go with type ExternalName; keep one of the two");
+        }
+        if listed.is_some() {
+            findings.add(annotation(), "does not go with type ExternalName; keep one of the two");
+        }
+        let name = external.unwrap_or_default();
+        check_external_name(name, findings);
+        return Backing::Dns(name.to_owned());
+    }
+    if external.is_some() {
+        findings.add("spec.externalName", "needs type: ExternalName; set that, or remove it");
+    }
+    let Some(addresses) = listed else { return Backing::Selector(selector) };
+    if !selector.is_empty() {
+        let reason = format!("does not go with the annotation {STATIC_ENDPOINTS}; keep one of the two");
+        findings.add("spec.selector", reason);
+    }
+    Backing::Static(addresses)
+}
+
+fn check_external_name(name: &str, findings: &mut Findings) {
+    if name.strip_suffix('.').unwrap_or(name).parse::<IpAddr>().is_ok() {
+        let reason = format!("{name:?} is an address; list it in the annotation {STATIC_ENDPOINTS} instead");
+        findings.add("spec.externalName", reason);
+    } else if !is_dns_name(name) {
+        findings.add("spec.externalName", format!("{name:?} is no DNS name, which type ExternalName needs"));
     }
 }
 
-fn backing(stored: &Stored, raw: &Raw, problems: &mut Problems) -> Backing {
-    let listed = stored.annotations.get(STATIC_ENDPOINTS);
-    match (raw.r#type.as_deref().unwrap_or("ClusterIP"), &raw.external_name, listed) {
-        ("ExternalName", Some(name), None) if is_dns_name(name) => {
-            if !raw.selector.is_empty() {
-                problems.add("spec.selector", "does not go with type ExternalName");
-            }
-            Backing::Dns(name.clone())
-        }
-        ("ExternalName", _, _) => {
-            problems.add("spec.externalName", "must be a DNS name when type is ExternalName");
-            Backing::Dns(String::new())
-        }
-        ("ClusterIP", None, Some(text)) => {
-            if !raw.selector.is_empty() {
-                problems.add("spec.selector", format!("does not go with the annotation {STATIC_ENDPOINTS}"));
-            }
-            Backing::Static(static_addresses(text, problems))
-        }
-        ("ClusterIP" | "NodePort" | "LoadBalancer", None, None) => Backing::Selector(raw.selector.clone()),
-        (kind, external, _) => {
-            let reason = if external.is_some() { "externalName needs type ExternalName" } else { "is not supported" };
-            problems.add("spec.type", format!("{kind:?}: {reason}"));
-            Backing::Selector(BTreeMap::new())
-        }
-    }
+fn annotation() -> String {
+    format!("metadata.annotations[{STATIC_ENDPOINTS}]")
 }
 
-fn accounts(stored: &Stored, backing: &Backing, problems: &mut Problems) -> Option<BTreeSet<String>> {
+fn static_addresses(text: &str, findings: &mut Findings) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    let mut seen = BTreeSet::new();
+    let parts = text.split(',').map(str::trim);
+    if parts.clone().count() > STATIC_MAX {
+        findings.add(annotation(), format!("holds more than {STATIC_MAX} addresses; use a DNS name for so many"));
+    }
+    for part in parts.take(STATIC_MAX) {
+        if part.is_empty() {
+            findings.add(annotation(), "has an empty entry; write addresses with a comma between each two");
+            continue;
+        }
+        let Ok(address) = part.parse::<IpAddr>() else {
+            findings.add(annotation(), format!("{part:?} is no IP address; ports belong into spec.ports"));
+            continue;
+        };
+        if leads_nowhere(address) {
+            let reason = "is unspecified, loopback, multicast or broadcast; give the address that serves it";
+            findings.add(annotation(), format!("{address} {reason}"));
+        }
+        if !seen.insert(address.to_canonical()) {
+            findings.add(annotation(), format!("{address} is there twice; remove one"));
+        }
+        addresses.push(address);
+    }
+    addresses
+}
+
+fn accounts(stored: &Stored, backing: &Backing, findings: &mut Findings) -> Option<BTreeSet<String>> {
     let text = stored.annotations.get(SERVICE_ACCOUNTS)?;
     let field = format!("metadata.annotations[{SERVICE_ACCOUNTS}]");
     if !matches!(backing, Backing::Selector(_)) {
-        problems.add(&*field, "goes with a selector only: other endpoints have no identity");
+        findings.add(&*field, "goes with a selector only, because other endpoints have no identity; remove it");
     }
     let accounts: BTreeSet<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
     for account in accounts.iter().filter(|account| !is_dns_label(account)) {
-        problems.add(&*field, format!("{account:?} is no name of a service account"));
+        findings.add(&*field, format!("{account:?} is no name of a service account (a-z 0-9 -, at most 63); write names with commas between them"));
     }
     Some(accounts)
-}
-
-fn static_addresses(text: &str, problems: &mut Problems) -> Vec<IpAddr> {
-    let field = format!("metadata.annotations[{STATIC_ENDPOINTS}]");
-    let mut addresses = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match part.parse::<IpAddr>() {
-            Ok(address) if addresses.len() < STATIC_MAX => addresses.push(address),
-            Ok(_) => problems.add(&*field, format!("holds more than {STATIC_MAX} addresses")),
-            Err(_) => problems.add(&*field, format!("{part:?} is no IP address")),
-        }
-    }
-    addresses
 }
 
 /// Whether an address can be nobody's endpoint: it means nobody, many, or whoever uses it (and so the proxy itself).
@@ -278,12 +321,14 @@ pub fn leads_nowhere(address: IpAddr) -> bool {
     address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast
 }
 
-fn address(raw: &Raw, problems: &mut Problems) -> Address {
-    match raw.cluster_ip.as_deref() {
+fn address(fields: &mut Fields<'_>, findings: &mut Findings) -> Address {
+    fields.take("clusterIPs");
+    match fields.text("clusterIP", findings) {
         None | Some("") => Address::Virtual,
         Some("None") => Address::Headless,
         Some(text) => text.parse().map(Address::Fixed).unwrap_or_else(|_| {
-            problems.add("spec.clusterIP", format!("{text:?} is neither an IP address nor None"));
+            let reason = format!("{text:?} is neither an IP address nor None; leave it out to get one");
+            findings.add("spec.clusterIP", reason);
             Address::Virtual
         }),
     }
@@ -298,50 +343,4 @@ fn is_dns_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn service(spec: &str, endpoints: Option<&str>) -> Result<ServiceSpec, Problems> {
-        let annotations = endpoints.map(|text| (STATIC_ENDPOINTS.to_owned(), text.to_owned()));
-        let stored = Stored {
-            spec: serde_json::from_str(spec).unwrap(),
-            annotations: annotations.into_iter().collect(),
-            ..Stored::default()
-        };
-        read(&stored)
-    }
-
-    #[test]
-    fn every_problem_is_named() {
-        let check = |spec: &str, endpoints: Option<&str>, expected: &[&str]| {
-            let problems = service(spec, endpoints).unwrap_err();
-            for part in expected {
-                assert!(problems.to_string().contains(part), "{problems} lacks {part}");
-            }
-            assert_eq!(problems.0.len(), expected.len(), "{problems}");
-        };
-        check("{}", None, &["spec.ports: must hold"]);
-        check(r#"{"ports":[{"port":0},{"port":80},{"port":80}]}"#, None, &["spec.ports[0].port", "spec.ports[2].port"]);
-        check(r#"{"ports":[{"port":80,"protocol":"UDP"}],"bogus":1}"#, None, &["spec.bogus", "only TCP"]);
-        check(r#"{"ports":[{"port":80,"appProtocol":"ftp"}]}"#, None, &["spec.ports[0].appProtocol"]);
-        check(r#"{"ports":[{"port":80,"targetPort":true}]}"#, None, &["spec.ports[0].targetPort"]);
-        check(r#"{"ports":[{"port":80}],"type":"ExternalName"}"#, None, &["spec.externalName"]);
-        check(r#"{"ports":[{"port":80}],"clusterIP":"x"}"#, None, &["spec.clusterIP"]);
-        check(r#"{"ports":[{"port":80}]}"#, Some("1.2.3.4,x"), &["static-endpoints"]);
-        check(r#"{"ports":[{"port":80}],"selector":{"a":"b"}}"#, Some("1.2.3.4"), &["spec.selector"]);
-        check(r#"{"ports":"x"}"#, None, &["spec: invalid type"]);
-    }
-
-    #[test]
-    fn the_three_ways_and_kubernetes_fields() {
-        let spec = r#"{"selector":{"app":"web"},"ports":[{"port":80,"targetPort":"http","appProtocol":"http","protocol":"TCP"}],
-            "type":"ClusterIP","sessionAffinity":"None","clusterIP":"None"}"#;
-        let read = service(spec, None).unwrap();
-        assert_eq!(read.backing, Backing::Selector([("app".to_owned(), "web".to_owned())].into()));
-        assert_eq!((read.ports[0].target.clone(), read.address), (Target::Name("http".to_owned()), Address::Headless));
-        let read = service(r#"{"ports":[{"port":80}]}"#, Some("1.2.3.4, ::1")).unwrap();
-        assert_eq!(read.backing, Backing::Static(vec!["1.2.3.4".parse().unwrap(), "::1".parse().unwrap()]));
-        let read = service(r#"{"ports":[{"port":80}],"type":"ExternalName","externalName":"db.example."}"#, None);
-        assert_eq!(read.unwrap().backing, Backing::Dns("db.example.".to_owned()));
-    }
-}
+mod tests;

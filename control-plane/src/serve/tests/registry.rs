@@ -280,3 +280,20 @@ async fn virtual_addresses_are_kept_refused_and_not_handed_on_at_once() {
     assert_eq!(virtual_ips(&web), [address]);
     mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_refusal_names_all_that_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let mesh = Mesh::start(directory.path()).await;
+    let mut config = config(&mesh).await;
+    let spec = r#"{"clusterIP": "10.9.9.9", "ports": [{"port": 80, "protocol": "UDP"}, "x"]}"#;
+    let refusal = config.validate(service("Cart", spec)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::InvalidArgument);
+    for part in ["metadata.name", "spec.ports[0].protocol", "spec.ports[1]: must be an object", "no virtual range"] {
+        assert!(refusal.message().contains(part), "{} lacks {part}", refusal.message());
+    }
+    let refusal = config.apply(service("cart", "{")).await.unwrap_err();
+    assert!(refusal.message().starts_with("spec: is not JSON"), "{}", refusal.message());
+    assert_eq!(refusal.message().matches("spec:").count(), 1, "{}", refusal.message());
+    mesh.stop().await;
+}
