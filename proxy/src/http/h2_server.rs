@@ -8,13 +8,14 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use ::http::Method;
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weft_core::fault::FaultKind;
 use weft_core::h1::HeadFault;
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, Version};
@@ -31,6 +32,9 @@ use super::{
 };
 use crate::io::Stream;
 use crate::runtime::drain::DrainSignal;
+
+/// After a GOAWAY for this long a client has heard it; streams that it opens later are refused, unprocessed.
+const GOAWAY_HEARD: Duration = Duration::from_secs(10);
 
 /// The crate counts a field as name, value and 32 bytes (RFC 9113 section 6.5.2) and before cookie crumbs are joined, so
 /// its bound is above ours; ours is applied to the checked head.
@@ -80,11 +84,11 @@ async fn serve<H: Handler + 'static>(
     let open = Rc::<Streams>::default();
     let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, heard, limits);
     let mut draining = pin!(drain.draining());
-    let (mut told, mut idle) = (false, false);
+    let (mut told, mut idle) = (None, false);
     loop {
         let next = poll_fn(|cx| {
-            if !told && draining.as_mut().poll(cx).is_ready() {
-                told = true;
+            if told.is_none() && draining.as_mut().poll(cx).is_ready() {
+                told = Some(Instant::now());
                 connection.graceful_shutdown();
             }
             match connection.poll_accept(cx) {
@@ -93,6 +97,10 @@ async fn serve<H: Handler + 'static>(
             }
         });
         match next.await {
+            // A client that does not answer the PING of the shutdown would go on for ever, with an expired certificate too.
+            Next::Stream(Some(Ok((_, mut respond)))) if told.is_some_and(|told| told.elapsed() > GOAWAY_HEARD) => {
+                respond.send_reset(Reason::REFUSED_STREAM);
+            }
             Next::Stream(Some(Ok((request, respond)))) => {
                 let held = InFlight::begin(&open);
                 spawn_local(serve_stream(request, respond, Rc::clone(limits), Rc::clone(handler), held));
@@ -102,7 +110,7 @@ async fn serve<H: Handler + 'static>(
                 return if clean { ServeEnd::Closed } else { ServeEnd::Fault(connection_fault(&error)) };
             }
             Next::Stream(None) => {
-                return match (told, idle) {
+                return match (told.is_some(), idle) {
                     (true, _) => ServeEnd::Drained,
                     (false, true) => ServeEnd::Idle,
                     (false, false) => ServeEnd::Closed,
