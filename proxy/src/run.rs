@@ -69,6 +69,7 @@ async fn run_static(args: RunArgs, log: crate::log::LogControl) -> anyhow::Resul
     let path = args.static_file.clone().context("--static")?;
     let setup = static_config::load(&path).with_context(|| path.display().to_string())?;
     let trust_domain = setup.snapshot.mesh().map(|mesh| mesh.trust_domain.clone());
+    let clock = Clock::start();
     let identity = match (&setup.tls, trust_domain) {
         (Some(tls), Some(trust_domain)) => {
             let paths = MaterialPaths {
@@ -76,7 +77,7 @@ async fn run_static(args: RunArgs, log: crate::log::LogControl) -> anyhow::Resul
                 private_key: tls.private_key.clone(),
                 trust_bundle: tls.trust_bundle.clone(),
             };
-            Some(Arc::new(crate::identity::load(&paths, &trust_domain)?))
+            Some(Arc::new(crate::identity::load(&paths, &trust_domain, clock.unix_seconds())?))
         }
         (Some(_), None) => anyhow::bail!("{}: tls needs mesh.trustDomain", path.display()),
         (None, _) => None,
@@ -85,16 +86,7 @@ async fn run_static(args: RunArgs, log: crate::log::LogControl) -> anyhow::Resul
     let (_keep, watch) = watch::channel(identity);
     let doors: Vec<_> = setup.listeners.into_iter().map(|spec| (spec.name, spec.address, door_of(spec.role))).collect();
     let resolver = Resolver::offline(Arc::clone(&snapshot));
-    let process = Parts {
-        args,
-        log,
-        snapshot,
-        resolver,
-        identity: watch,
-        feed: None,
-        renewal: Arc::default(),
-        clock: Clock::start(),
-    };
+    let process = Parts { args, log, snapshot, resolver, identity: watch, feed: None, renewal: Arc::default(), clock };
     process.serve(doors, Vec::new(), None).await
 }
 

@@ -7,7 +7,9 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 use weft_integration::apps::{python, script};
 
-use crate::support::{Authority, BACKEND, CLIENT, Running, app, curl, free_ports, proxy, said, wait_for_port};
+use crate::support::{
+    Authority, BACKEND, CLIENT, Running, app, curl, free_ports, proxy, said, wait_for_port, write_self_signed,
+};
 
 /// Both proxies between an HTTP and a TCP application and their clients.
 struct Chain {
@@ -91,6 +93,10 @@ fn outbound_and_inbound_speak_mutual_tls_and_nothing_else_is_let_in() {
     let (certificate, key) = chain.write(authority, "bytes", "spiffe://cluster.local/ns/shop/sa/web", 3600);
     let reply = by_openssl(https, "weft-tcp/1", &certificate, &key);
     assert!(reply.contains("URI=spiffe://cluster.local/ns/shop/sa/web"), "{reply}");
+    let id = "spiffe://cluster.local/ns/shop/sa/web";
+    let (certificate, key) = write_self_signed(chain.directory.path(), "self-signed", id);
+    let reply = by_openssl(https, "weft-h1/1", &certificate, &key);
+    assert!(!reply.contains("HTTP/1.1"), "self-signed: {reply}");
     check(&stranger, "unknown-root", "spiffe://cluster.local/ns/shop/sa/web", 3600, false);
     check(authority, "other-trust-domain", "spiffe://other.example/ns/shop/sa/web", 3600, false);
     check(authority, "expired", "spiffe://cluster.local/ns/shop/sa/web", -60, false);
@@ -98,7 +104,7 @@ fn outbound_and_inbound_speak_mutual_tls_and_nothing_else_is_let_in() {
 }
 
 /// One request over mesh TLS by somebody else's TLS library.
-fn by_openssl(port: u16, alpn: &str, certificate: &Path, key: &Path) -> String {
+pub(crate) fn by_openssl(port: u16, alpn: &str, certificate: &Path, key: &Path) -> String {
     let mut child = Command::new("openssl")
         .args(["s_client", "-quiet", "-alpn", alpn, "-connect", &format!("127.0.0.1:{port}"), "-cert"])
         .arg(certificate)

@@ -5,6 +5,8 @@ mod chain;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod translate;

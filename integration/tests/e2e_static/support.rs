@@ -110,20 +110,34 @@ impl Authority {
 
     /// Writes `NAME.pem` and `NAME.key` for an identity that ends `life` from now.
     pub(crate) fn write(&self, directory: &Path, name: &str, id: &str, life: i64) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let now = SystemTime::now();
-        params.not_before = (now - Duration::from_secs(3600)).into();
-        let life_abs = Duration::from_secs(life.unsigned_abs());
-        params.not_after = if life < 0 { now - life_abs } else { now + life_abs }.into();
-        let leaf = params.signed_by(&key, &self.0).unwrap().pem();
-        let (certificate, private) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
-        std::fs::write(&certificate, leaf).unwrap();
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&private).unwrap();
-        file.write_all(key.serialize_pem().as_bytes()).unwrap();
-        (certificate, private)
+        let (params, key) = (leaf(id, life), KeyPair::generate().unwrap());
+        let signed = params.signed_by(&key, &self.0).unwrap();
+        store(directory, name, &signed.pem(), &key)
     }
+}
+
+/// As [`Authority::write`], but vouched for by nobody else than itself.
+pub(crate) fn write_self_signed(directory: &Path, name: &str, id: &str) -> (PathBuf, PathBuf) {
+    let (params, key) = (leaf(id, 3600), KeyPair::generate().unwrap());
+    store(directory, name, &params.self_signed(&key).unwrap().pem(), &key)
+}
+
+fn leaf(id: &str, life: i64) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let now = SystemTime::now();
+    params.not_before = (now - Duration::from_secs(3600)).into();
+    let life_abs = Duration::from_secs(life.unsigned_abs());
+    params.not_after = if life < 0 { now - life_abs } else { now + life_abs }.into();
+    params
+}
+
+fn store(directory: &Path, name: &str, pem: &str, key: &KeyPair) -> (PathBuf, PathBuf) {
+    let (certificate, private) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
+    std::fs::write(&certificate, pem).unwrap();
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&private).unwrap();
+    file.write_all(key.serialize_pem().as_bytes()).unwrap();
+    (certificate, private)
 }

@@ -58,17 +58,18 @@ pub enum MaterialError {
     Key(rustls::Error),
 }
 
-/// Reads and checks the files once. Blocks on file I/O; call it before serving.
+/// Reads and checks the files once, as of `now` (Unix seconds). Blocks on file I/O; call it before serving.
 ///
 /// # Errors
 /// Any [`MaterialError`]; each names the file.
-pub fn load(paths: &MaterialPaths, trust_domain: &TrustDomain) -> Result<Identity, MaterialError> {
+pub fn load(paths: &MaterialPaths, trust_domain: &TrustDomain, now: i64) -> Result<Identity, MaterialError> {
     let chain = certificates(&paths.certificate_chain)?;
     let roots = certificates(&paths.trust_bundle)?;
     let key = private_key(&paths.private_key)?;
     let at_chain = |source| MaterialError::Leaf { path: paths.certificate_chain.clone(), source };
     let first = chain.first().ok_or_else(|| at_chain(LeafError::Malformed))?;
     let leaf = Leaf::parse(first).map_err(at_chain)?;
+    leaf.check_validity(now).map_err(at_chain)?;
     if leaf.id.trust_domain() != trust_domain {
         return Err(MaterialError::TrustDomain {
             found: leaf.id.trust_domain().clone(),
