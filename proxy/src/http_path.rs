@@ -23,7 +23,7 @@ use crate::io::Stream;
 use crate::runtime::drain::DrainSignal;
 use crate::runtime::worker::Worker;
 use crate::site::Site;
-use crate::tcp::{RelayEnd, relay};
+use crate::tcp::{Moved, RelayEnd, relay};
 use crate::telemetry::{AccessRecord, Counter, Direction, Kind};
 
 /// Serves the requests of one downstream connection.
@@ -176,7 +176,7 @@ impl Handler for HttpPath {
     }
 
     async fn tunnel(&self, ticket: Exchange, downstream: Stream, upstream: Stream) {
-        let end = relay(downstream, upstream).await;
+        let end = relay(downstream, upstream, &Moved::default()).await;
         ticket.finish_tunnel(end);
     }
 }

@@ -12,7 +12,7 @@ use crate::forward::{Destination, choose};
 use crate::io::Stream;
 use crate::peek::Speculative;
 use crate::runtime::worker::Worker;
-use crate::tcp::{RelayEnd, relay};
+use crate::tcp::{Moved, RelayEnd, relay};
 use crate::telemetry::Counter;
 
 /// Endpoints tried for one connection.
@@ -85,11 +85,32 @@ pub async fn carry(
     };
     match opened {
         Ok(Way { stream, upstream, in_flight }) => {
-            let end = relay(downstream, stream).await;
+            let mut ending = Ending { worker, connection, upstream, protocol, moved: Moved::default(), end: None };
+            ending.end = Some(relay(downstream, stream, &ending.moved).await);
             drop(in_flight);
-            record_connection(worker, connection, &upstream, Some(protocol), end);
         }
         Err((fault, upstream)) => refuse(worker, connection, &upstream, downstream, fault, Some(protocol)),
+    }
+}
+
+/// Writes the record of a relayed connection when it ends, however it ends.
+struct Ending<'a> {
+    worker: &'a Worker,
+    connection: &'a Connection,
+    upstream: Upstream,
+    protocol: &'static str,
+    moved: Moved,
+    end: Option<RelayEnd>,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let end = self.end.unwrap_or_else(|| {
+            // Cut at the deadline of a drain; else only a defect ends a relay from outside.
+            let draining = self.connection.drain.is_draining();
+            self.moved.ended(Some(if draining { FaultKind::Draining } else { FaultKind::Internal }))
+        });
+        record_connection(self.worker, self.connection, &self.upstream, Some(self.protocol), end);
     }
 }
 

@@ -4,6 +4,7 @@
 //! little and a bulk transfer makes few system calls. A direction reads only when its buffer is empty: that is the
 //! backpressure. The end of one side's sending is passed on as the end of sending, a reset as a reset.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -28,12 +29,29 @@ pub struct RelayEnd {
     pub fault: Option<FaultKind>,
 }
 
-/// Relays until both directions have ended or one side breaks. Cancelling closes both.
-pub async fn relay(mut downstream: Stream, mut upstream: Stream) -> RelayEnd {
+/// Bytes moved so far, for whoever outlives a relay that is cancelled.
+#[derive(Debug, Default)]
+pub struct Moved {
+    up: Cell<u64>,
+    down: Cell<u64>,
+}
+
+impl Moved {
+    /// As an end with this fault.
+    #[must_use]
+    pub fn ended(&self, fault: Option<FaultKind>) -> RelayEnd {
+        RelayEnd { up: self.up.get(), down: self.down.get(), fault }
+    }
+}
+
+/// Relays until both directions have ended or one side breaks; keeps `moved` up to date. Cancelling closes both.
+pub async fn relay(mut downstream: Stream, mut upstream: Stream, moved: &Moved) -> RelayEnd {
     let (mut up, mut down) = (Direction::new(), Direction::new());
     let ended = poll_fn(|cx| {
         let sent = up.poll(cx, &mut downstream, &mut upstream);
         let received = down.poll(cx, &mut upstream, &mut downstream);
+        moved.up.set(up.moved);
+        moved.down.set(down.moved);
         match (sent, received) {
             (Poll::Ready(Err(Broken::Reading)), _) => Poll::Ready(Err(FaultKind::DownstreamReset)),
             (_, Poll::Ready(Err(Broken::Reading))) => Poll::Ready(Err(FaultKind::UpstreamReset)),
@@ -45,7 +63,7 @@ pub async fn relay(mut downstream: Stream, mut upstream: Stream) -> RelayEnd {
         }
     })
     .await;
-    let end = RelayEnd { up: up.moved, down: down.moved, fault: ended.err() };
+    let end = moved.ended(ended.err());
     if end.fault.is_some() {
         downstream.abort();
         upstream.abort();
@@ -165,13 +183,14 @@ mod tests {
 
     #[tokio::test]
     async fn both_directions_end_apart() {
+        let moved = Moved::default();
         let ((mut client, downstream), (mut server, upstream)) = tokio::join!(pair(), pair());
         let relayed = tokio::task::LocalSet::new();
         let body = vec![7_u8; 3 << 20];
         let (end, (), got) = relayed
             .run_until(async {
                 tokio::join!(
-                    relay(downstream, upstream),
+                    relay(downstream, upstream, &moved),
                     async {
                         client.write_all(&body).await.unwrap();
                         client.shutdown().await.unwrap();
@@ -194,9 +213,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_is_passed_on_as_a_reset() {
+        let moved = Moved::default();
         let ((client, downstream), (mut server, upstream)) = tokio::join!(pair(), pair());
         crate::net::reset(client);
-        let end = tokio::time::timeout(Duration::from_secs(5), relay(downstream, upstream)).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(5), relay(downstream, upstream, &moved)).await.unwrap();
         assert_eq!(end.fault, Some(FaultKind::DownstreamReset));
         assert_eq!(server.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
@@ -204,6 +224,7 @@ mod tests {
     /// A server may say why before it hangs up on a client that is still sending.
     #[tokio::test]
     async fn the_last_words_of_who_cannot_be_written_to_are_delivered() {
+        let moved = Moved::default();
         let ((mut client, downstream), (mut server, upstream)) = tokio::join!(pair(), pair());
         let ending = async {
             server.read_exact(&mut [0; 4]).await.unwrap();
@@ -223,7 +244,7 @@ mod tests {
             said
         };
         let (end, (), said) = tokio::time::timeout(Duration::from_secs(5), async {
-            tokio::join!(relay(downstream, upstream), ending, sending)
+            tokio::join!(relay(downstream, upstream, &moved), ending, sending)
         })
         .await
         .unwrap();

@@ -275,6 +275,24 @@ async fn bytes_and_half_closes_pass() {
 }
 
 #[tokio::test]
+async fn a_connection_cut_at_the_end_of_a_drain_has_its_record() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let a = Proxy::start(Door::Service(key(), PORT), snapshot(app, AppProtocol::Tcp, None), None);
+    let mut client = a.client().await;
+    client.write_all(b"hello").await.unwrap();
+    let (mut socket, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    socket.read_exact(&mut [0; 5]).await.unwrap();
+    let (hub, workers) = (a.hub, a.workers);
+    tokio::task::spawn_blocking(move || workers.stop(Duration::ZERO)).await.unwrap();
+    let mut page = String::new();
+    hub.render(&mut page);
+    let has = |start: &str, end: &str| page.lines().any(|line| line.starts_with(start) && line.ends_with(end));
+    assert!(has("weft_connections_total{", "fault=\"draining\"} 1"), "{page}");
+    assert!(has("weft_received_bytes_total{", "} 5"), "{page}");
+}
+
+#[tokio::test]
 async fn what_races_with_a_close_is_sent_again_only_if_it_may_be() {
     let post = "POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 0\r\n\r\n";
     for (request, status, times) in [(GET, "HTTP/1.1 200", 3), (post, "HTTP/1.1 502", 2)] {
