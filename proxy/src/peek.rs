@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt as _;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_core::detect::{ClientHello, Detected, PREFIX_BYTES_MAX, ServerFirst, detect, first_server_bytes};
 use weft_core::fault::FaultKind;
 use weft_core::time::Moment;
@@ -24,6 +24,9 @@ const REMEMBERED_MAX: usize = 1024;
 
 /// How long that is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
+
+/// How long a client that must speak first may be silent.
+const SILENT_MAX: Duration = Duration::from_secs(600);
 
 /// Read at once; a request head or a ClientHello usually fits.
 const READ_BYTES: usize = 4096;
@@ -78,13 +81,15 @@ pub trait Speculative {
     fn stream(&mut self) -> &mut Stream;
 }
 
-/// Reads the client's first bytes until they say what they are. Without speculation, silence is waited out.
+/// Reads the client's first bytes until they say what they are. It must speak first: one that is silent for as long as an
+/// idle connection may be is let go.
 ///
 /// # Errors
 /// `DetectTimeout` when first bytes have begun and are not decisive in time, `DownstreamReset` when the client breaks.
 pub async fn peek<U>(client: &mut Stream, within: Duration) -> Result<Peeked<U>, FaultKind> {
     let mut prefix = BytesMut::new();
-    let detected = read_until_decided(client, &mut prefix, within).await;
+    let reading = read_until_decided(client, &mut prefix, within);
+    let Ok(detected) = timeout(SILENT_MAX, reading).await else { return Ok(Peeked::Left) };
     settle(client, prefix, detected)
 }
 
