@@ -183,7 +183,10 @@ impl TestMesh {
     pub async fn capture(&self, netns: &str, link: &str) -> anyhow::Result<Capture> {
         let file = self.mesh.directory().join(format!("capture-{netns}-{link}"));
         let target = file.display().to_string();
-        let command = ["tcpdump", "--immediate-mode", "-U", "-n", "-s", "0", "-Z", "root", "-i", link, "-w", &target];
+        // With whole packets the kernel has room for eight of them and drops the others.
+        let sizes = ["-s", "4096", "-B", "32768"];
+        let options = ["tcpdump", "--immediate-mode", "-U", "-n", "-Z", "root", "-i", link, "-w", &target];
+        let command = [options.as_slice(), &sizes].concat();
         let mut child = self.root_command(netns, &command).stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().context("no standard error")?;
         let mut lines = BufReader::new(stderr).lines();

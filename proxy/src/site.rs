@@ -67,12 +67,13 @@ impl Site {
         }
     }
 
-    /// The address under which it is remembered who speaks first there.
+    /// The address under which it is remembered who speaks first there. Not for the local application: a connection to it
+    /// may be the mesh's, whatever is spoken inside, and its handshake must be waited for.
     #[must_use]
     pub const fn remembered_as(&self) -> Option<SocketAddr> {
         match self {
-            Self::Captured(address) | Self::Local { address, .. } => Some(*address),
-            Self::Service(..) | Self::Refused(_) => None,
+            Self::Captured(address) => Some(*address),
+            Self::Local { .. } | Self::Service(..) | Self::Refused(_) => None,
         }
     }
 }

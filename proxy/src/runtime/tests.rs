@@ -274,6 +274,37 @@ async fn bytes_and_half_closes_pass() {
     assert_eq!(answer, (1_usize << 20).to_be_bytes());
 }
 
+/// A server that speaks first must not be heard before the mesh's handshake, however often it was heard before.
+#[tokio::test]
+async fn a_servers_greeting_never_overtakes_the_handshake() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                socket.write_all(b"220 ready\r\n").await.unwrap_or_default();
+                socket.read_to_end(&mut Vec::new()).await.ok();
+            });
+        }
+    });
+    let authority = Authority::new("a");
+    let door = Door::Local { address: app, protocol: AppProtocol::Detect, mode: InboundMode::Permissive };
+    let b = Proxy::start(door, Snapshot::empty(), Some(authority.identity(CART, &[CART], 600)));
+    let own = tokio::sync::watch::channel(Some(authority.identity(WEB, &[WEB], 600))).1;
+    let connector = crate::tls::Connector::new(own, Clock::start(), PATIENCE);
+    let expected = SpiffeId::parse(CART).unwrap();
+    for number in 0..3 {
+        let socket = b.client().await;
+        // A sidecar whose machine is busy: well within the time that a silent client has here.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let connected = connector.connect(socket, &expected, weft_core::detect::MeshAlpn::Tcp).await;
+        let (mut tls, _) = connected.unwrap_or_else(|error| panic!("connection {number}: {error}"));
+        let mut greeting = [0; 11];
+        timeout(PATIENCE, tls.read_exact(&mut greeting)).await.unwrap().unwrap();
+        assert_eq!(&greeting, b"220 ready\r\n", "connection {number}");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_cut_at_the_end_of_a_drain_has_its_record() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
