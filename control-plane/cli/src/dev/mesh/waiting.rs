@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use serde_json::Value;
+use weft_proto::v1::{AskRequest, ConfigDump, Query, query};
 
 use super::{Mesh, Progress, status};
+use crate::client::{Clients, explain};
+use crate::dev::file::Gateway;
 use crate::dev::hosts::{self, Addresses};
 use crate::dev::plan::{Names, PROXY_STATUS_PORT};
 use crate::dev::process::Process;
@@ -46,7 +50,41 @@ impl Mesh {
             until_ready(process, READY_DEADLINE, || probe(status)).await?;
             progress(&format!("gateway: http://{} leads to {}", gateway.listen, gateway.service));
         }
-        self.wait_endpoints().await
+        self.wait_endpoints().await?;
+        for gateway in &gateways {
+            wait_for("a gateway's endpoints", READY_DEADLINE, || self.gateway_knows(gateway)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a gateway knows all endpoints of its service: the control plane gathers changes for a moment before it tells
+    /// them, and the first request must not come sooner.
+    async fn gateway_knows(&self, gateway: &Gateway) -> Result<(), String> {
+        let (service, _port) = gateway.service.split_once(':').unwrap_or((&gateway.service, ""));
+        let key = service.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        let expected = key.and_then(|key| resources::expected_endpoints(&self.file).get(&key).copied()).unwrap_or(0);
+        let dump = self.dump(&format!("default/{}", gateway.name)).await.map_err(|error| format!("{error:#}"))?;
+        let services = dump.get("services").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let known = services.iter().find(|one| one.get("name").and_then(Value::as_str) == Some(service));
+        let seen =
+            known.and_then(|one| one.pointer("/ports/0/endpoints")).and_then(Value::as_array).map_or(0, Vec::len);
+        if u32::try_from(seen).unwrap_or(u32::MAX) >= expected {
+            return Ok(());
+        }
+        Err(format!("{} knows {seen} of {expected} endpoints of {service}", gateway.name))
+    }
+
+    /// A proxy's configuration, as `weft dump` shows it.
+    async fn dump(&self, proxy: &str) -> anyhow::Result<Value> {
+        let mut clients = Clients::connect(&self.names.socket()).await?;
+        let query = Query { initial_chunks: 0, query: Some(query::Query::ConfigDump(ConfigDump {})) };
+        let request = AskRequest { proxy: proxy.to_owned(), query: Some(query) };
+        let mut chunks = clients.diagnostics.ask(request).await.map_err(explain)?.into_inner();
+        let mut document = Vec::new();
+        while let Some(chunk) = chunks.message().await.map_err(explain)? {
+            document.extend_from_slice(&chunk.data);
+        }
+        Ok(serde_json::from_slice(&document)?)
     }
 
     /// Waits until the control plane counts every instance as an endpoint and its names are in the hosts file.
