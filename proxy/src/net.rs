@@ -3,6 +3,8 @@
 //! The only module of the traffic side that opens sockets, so that every option (who is noticed as dead, and when) is set
 //! in one place.
 
+mod bind;
+mod mark;
 mod shut;
 mod stalls;
 
@@ -18,7 +20,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use weft_core::fault::FaultKind;
 
-pub use shut::{admit, shut};
+pub use bind::Bind;
+pub use mark::{dialling, mark_connections};
+pub use shut::{admit, reopen, shut};
 pub use stalls::{LOOK_EVERY, Stalls, Watched};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -104,7 +108,7 @@ pub fn reset(socket: TcpStream) {
 /// `ConnectTimeout`, `Overload` where descriptors or ports have run out, else `ConnectFailed`.
 pub async fn connect(to: SocketAddr, delivery: bool, within: Duration) -> Result<TcpStream, FaultKind> {
     let opened = async {
-        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let socket = dialling(to)?;
         if delivery && !to.ip().to_canonical().is_loopback() {
             bind_delivery(&socket, to);
         }

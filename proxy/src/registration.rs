@@ -1,10 +1,9 @@
 //! Keeps this workload's instance in the registry for as long as the process lives.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -13,6 +12,7 @@ use weft_proto::v1::{DeregisterRequest, RegisterRequest, RenewRequest, ReportRea
 
 use crate::application::Application;
 use crate::identity::{ControlPlane, DialError, IdentityWatch};
+use crate::net::{DELIVERY_V4, DELIVERY_V6, dialling};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -200,10 +200,8 @@ async fn listens(addresses: &[IpAddr], port: u16) -> bool {
 }
 
 async fn try_connect(to: SocketAddr) -> std::io::Result<()> {
-    let (socket, from) = match to {
-        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6))),
-        SocketAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6))),
-    };
+    let socket = dialling(to)?;
+    let from: IpAddr = if to.is_ipv4() { DELIVERY_V4.into() } else { DELIVERY_V6.into() };
     if let Err(error) = socket.bind(SocketAddr::new(from, 0)) {
         tracing::trace!(%error, "delivery address is absent; the kernel chooses");
     }

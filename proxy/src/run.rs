@@ -4,7 +4,6 @@
 //! The capture ports are bound before anything else is there, so that early connections wait instead of being refused
 //! (U5), and readiness says yes only with an identity and a first snapshot (D5).
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
-use weft_core::model::ListenerRole;
+use weft_core::model::{ListenerRole, ListenerSpec};
 use weft_core::snapshot::Snapshot;
 use weft_core::sync::Want;
 use weft_core::workers::{CpuQuota, Place, worker_count};
@@ -26,7 +25,7 @@ use crate::diagnostics::attend;
 use crate::doors::{Process, serve_admin, serve_status};
 use crate::feed::{Feed, FeedStatus, Resolver, static_config};
 use crate::identity::{ControlPlane, DialError, IdentityWatch, MaterialPaths, Proof, RenewalStatus, keep_identity};
-use crate::net::{Admission, listen};
+use crate::net::{Admission, Bind, mark_connections};
 use crate::registration::keep_registered;
 use crate::report::{Facts, dump, metrics};
 use crate::runtime::worker::{InboundRules, OpenConnections, Shared, Timeouts};
@@ -59,6 +58,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(50);
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let log = crate::log::start(&args.log)?;
     raise_descriptor_limit();
+    if let Some(mark) = args.mark {
+        mark_connections(mark).context("--mark: cannot mark connections (this needs CAP_NET_ADMIN)")?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("control thread")?;
     runtime.block_on(async move {
         if args.static_file.is_some() { run_static(args, log).await } else { run_mesh(args, log).await }
@@ -84,7 +86,8 @@ async fn run_static(args: RunArgs, log: crate::log::LogControl) -> anyhow::Resul
     };
     let snapshot = Arc::new(ArcSwap::from_pointee(setup.snapshot));
     let (_keep, watch) = watch::channel(identity);
-    let doors: Vec<_> = setup.listeners.into_iter().map(|spec| (spec.name, spec.address, door_of(spec.role))).collect();
+    let door = |spec: ListenerSpec| (spec.name, Bind::Address(spec.address), door_of(spec.role));
+    let doors: Vec<_> = setup.listeners.into_iter().map(door).collect();
     let resolver = Resolver::offline(Arc::clone(&snapshot));
     let process = Parts { args, log, snapshot, resolver, identity: watch, feed: None, renewal: Arc::default(), clock };
     process.serve(doors, Vec::new(), None).await
@@ -115,13 +118,13 @@ async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<
     ];
     let doors = match args.role {
         Role::Sidecar => vec![
-            ("outbound".into(), args.outbound_listen, Door::Outbound),
-            ("inbound".into(), args.inbound_listen, Door::Inbound),
+            ("outbound".into(), Bind::Address(args.outbound_listen), Door::Outbound),
+            ("inbound".into(), Bind::Address(args.inbound_listen), Door::Inbound),
         ],
         Role::Gateway => {
             let target = args.service.clone().context("--service")?;
-            let address = args.listen.context("--listen")?;
-            vec![("gateway".into(), address, Door::Gateway(target.service, target.port))]
+            let given = args.listen_fd.map(Bind::Inherited).or_else(|| args.listen.map(Bind::Address));
+            vec![("gateway".into(), given.context("--listen")?, Door::Gateway(target.service, target.port))]
         }
     };
     let registration = (args.role == Role::Sidecar)
@@ -171,7 +174,7 @@ struct Parts {
 impl Parts {
     async fn serve(
         self,
-        doors: Vec<(Arc<str>, SocketAddr, Door)>,
+        doors: Vec<(Arc<str>, Bind, Door)>,
         attended: Vec<ControlPlane>,
         registration: Option<Registration>,
     ) -> anyhow::Result<()> {
@@ -182,10 +185,11 @@ impl Parts {
         let workers = workers(args);
         let admission = Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX));
         let mut listeners = Vec::new();
-        for (name, address, door) in doors {
-            let sockets = listen(address, workers).with_context(|| format!("{name} cannot listen on {address}"))?;
-            let bound = sockets.first().map(std::net::TcpListener::local_addr).transpose()?.unwrap_or(address);
-            tracing::info!(%name, address = %bound, "listening");
+        for (name, bind, door) in doors {
+            let sockets = bind.open(workers).with_context(|| format!("{name} cannot listen on {bind}"))?;
+            if let Some(address) = sockets.first().map(std::net::TcpListener::local_addr).transpose()? {
+                tracing::info!(%name, %address, "listening");
+            }
             listeners.push(Listening { door, sockets });
         }
         let shared = Arc::new(Shared {

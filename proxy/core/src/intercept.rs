@@ -30,6 +30,10 @@ pub const DELIVERY_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 /// User of the proxy by convention.
 pub const PROXY_UID: u32 = 2113;
 
+/// Packet mark of the proxy's connections by convention, where it shares its user with the application. Only who has
+/// CAP_NET_ADMIN over the network namespace can set a mark, so the application must not have that.
+pub const PROXY_MARK: u32 = 0x2113;
+
 /// DNS over TCP is not captured: resolvers outside the mesh know nothing of it.
 const DNS_PORT: u16 = 53;
 
@@ -56,9 +60,10 @@ pub struct InterceptConfig {
     pub inbound_port: u16,
     /// Further ports of the proxy (status 15020, DNS 15053), never captured in either direction.
     pub own_ports: BTreeSet<u16>,
-    /// User whose connections are the proxy's. Default [`PROXY_UID`].
-    pub proxy_uid: u32,
-    /// Packet mark that says the same, for a proxy that shares the application's user.
+    /// User whose connections are the proxy's. Default [`PROXY_UID`]. `None` where the proxy has no user of its own: in a
+    /// user namespace that maps a single one, the kernel refuses a rule that names another.
+    pub proxy_uid: Option<u32>,
+    /// Packet mark that says the same: [`PROXY_MARK`] by convention.
     pub mark: Option<u32>,
     /// Connections to these local ports go straight to the application.
     pub exclude_inbound_ports: BTreeSet<u16>,
@@ -76,7 +81,7 @@ impl Default for InterceptConfig {
             outbound_port: 15001,
             inbound_port: 15006,
             own_ports: BTreeSet::from([15020, 15053]),
-            proxy_uid: PROXY_UID,
+            proxy_uid: Some(PROXY_UID),
             mark: None,
             exclude_inbound_ports: BTreeSet::new(),
             exclude_outbound_ports: BTreeSet::new(),
@@ -98,6 +103,9 @@ pub enum InterceptError {
     /// Mark 0 is every packet without a mark.
     #[error("mark must not be 0: that is every packet without a mark")]
     NoMark,
+    /// The proxy would be redirected into itself.
+    #[error("nothing tells the proxy's connections from the application's: give its user, its mark, or both")]
+    NoExemption,
 }
 
 /// Rules of our chains and the jumps into them, one `iptables` argument line each, in order.
@@ -122,6 +130,9 @@ impl InterceptConfig {
         if self.mark == Some(0) {
             return Err(InterceptError::NoMark);
         }
+        if self.proxy_uid.is_none() && self.mark.is_none() {
+            return Err(InterceptError::NoExemption);
+        }
         let mut list = List(Vec::new());
         self.inbound(&mut list);
         self.outbound(&mut list, family);
@@ -139,7 +150,9 @@ impl InterceptConfig {
     }
 
     fn outbound(&self, list: &mut List, family: Family) {
-        list.add(OUTBOUND, format_args!("-m owner --uid-owner {} -g {PROXY}", self.proxy_uid));
+        if let Some(uid) = self.proxy_uid {
+            list.add(OUTBOUND, format_args!("-m owner --uid-owner {uid} -g {PROXY}"));
+        }
         if let Some(mark) = self.mark {
             list.add(OUTBOUND, format_args!("-m mark --mark {mark:#x} -g {PROXY}"));
         }

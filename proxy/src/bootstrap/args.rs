@@ -1,13 +1,14 @@
 //! The command line of `weft-proxy`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_core::identity::join_token::JoinToken;
 
 use super::parse::{AppPort, ServiceTarget, label, service_target};
-use crate::intercept::InitArgs;
+use crate::intercept::{InitArgs, mark};
 
 /// The sidecar and gateway of the Weft service mesh.
 #[derive(Debug, Parser)]
@@ -41,7 +42,7 @@ pub enum Role {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Beside a workload, or at the edge.
-    #[arg(long, env = "WEFT_ROLE", value_enum, default_value_t)]
+    #[arg(long, env = "WEFT_ROLE", value_enum, default_value_t, requires_if("gateway", "gateway_door"))]
     pub role: Role,
 
     /// Run without a control plane, from this YAML file.
@@ -101,12 +102,20 @@ pub struct RunArgs {
     pub admin_socket: PathBuf,
 
     /// Gateway: where clients connect.
-    #[arg(long, env = "WEFT_LISTEN", value_name = "IP:PORT", required_if_eq("role", "gateway"))]
+    #[arg(long, env = "WEFT_LISTEN", value_name = "IP:PORT", group = "gateway_door")]
     pub listen: Option<SocketAddr>,
+
+    /// Gateway: instead of --listen, an inherited descriptor of a listening socket; a systemd socket unit gives 3.
+    #[arg(long, env = "WEFT_LISTEN_FD", value_name = "N", value_parser = clap::value_parser!(i32).range(0..), group = "gateway_door")]
+    pub listen_fd: Option<i32>,
 
     /// Gateway: the service that receives everything; its first port where none is named.
     #[arg(long, env = "WEFT_SERVICE", value_name = "NAMESPACE/NAME[:PORT]", value_parser = service_target, required_if_eq("role", "gateway"))]
     pub service: Option<ServiceTarget>,
+
+    /// Packet mark for every connection the proxy opens, as `init --mark` wants it; decimal or 0x…. Needs CAP_NET_ADMIN.
+    #[arg(long, env = "WEFT_MARK", value_name = "MARK", value_parser = mark)]
+    pub mark: Option<NonZeroU32>,
 
     /// Worker threads. Default: by the CPU quota, at most 2 for a sidecar, one per core for a gateway.
     #[arg(long, env = "WEFT_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -82,6 +82,10 @@ mod tests {
         check("weft-proxy run --static f.yaml --control-plane a:1", Err("cannot be used with"));
         check("weft-proxy run --role gateway --control-plane a:1", Err("--listen"));
         check("weft-proxy run --role gateway --control-plane a:1 --listen 1.2.3.4:5 --service a/b:6", Ok(()));
+        let gateway = "weft-proxy run --role gateway --control-plane a:1 --service a/b";
+        check(&format!("{gateway} --listen-fd 3"), Ok(()));
+        check(&format!("{gateway} --listen-fd -1"), Err("-1"));
+        check(&format!("{gateway} --listen-fd 3 --listen 1.2.3.4:5"), Err("cannot be used with"));
         check("weft-proxy run --control-plane a:1 --app-port 0", Err("no port"));
         check("weft-proxy run --control-plane a:1 --app-port 1=ftp", Err("no protocol"));
         check("weft-proxy run --control-plane a:1 --service x", Err("no service"));

@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use weft_core::identity::spiffe::SpiffeId;
 
 use super::Identity;
+use crate::net::dialling;
 use crate::tls::{ServerIs, roots};
 
 /// Time for resolving, connecting and the handshake together.
@@ -109,11 +110,23 @@ async fn open(
     address: Arc<str>,
     connector: TlsConnector,
 ) -> std::io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
-    let tcp = TcpStream::connect(&*address).await?;
+    let tcp = dial_any(&address).await?;
     tcp.set_nodelay(true)?;
     // The name takes no part in verification (the SPIFFE ID does) and is not sent in the clear.
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     Ok(TokioIo::new(connector.connect(name, tcp).await?))
+}
+
+/// Tries the addresses of a name one after the other.
+async fn dial_any(address: &str) -> std::io::Result<TcpStream> {
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    for to in tokio::net::lookup_host(address).await? {
+        match dialling(to)?.connect(to).await {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn client_config(

@@ -1,6 +1,7 @@
 //! `weft-proxy init`: the command line of interception.
 
 use std::io::Write;
+use std::num::NonZeroU32;
 
 use clap::Args;
 use ipnet::IpNet;
@@ -25,13 +26,14 @@ pub struct InitArgs {
     #[arg(long, env = "WEFT_OWN_PORTS", value_name = "PORT", value_delimiter = ',', default_values_t = [15020, 15053])]
     pub own_port: Vec<u16>,
 
-    /// User that the proxy runs as; its connections are not captured.
-    #[arg(long, env = "WEFT_PROXY_UID", value_name = "UID", default_value_t = PROXY_UID)]
-    pub proxy_uid: u32,
+    /// User that the proxy runs as; its connections are not captured [default: 2113; with --mark: none].
+    #[arg(long, env = "WEFT_PROXY_UID", value_name = "UID")]
+    pub proxy_uid: Option<u32>,
 
-    /// Packet mark of the proxy's connections, when it shares the application's user; decimal or 0x….
+    /// Packet mark of the proxy's connections (`run --mark`), when it shares the application's user; 0x2113 by convention.
+    /// The application must be without CAP_NET_ADMIN, or it could set the mark, too.
     #[arg(long, env = "WEFT_MARK", value_name = "MARK", value_parser = mark)]
-    pub mark: Option<u32>,
+    pub mark: Option<NonZeroU32>,
 
     /// Connections to these ports of the application are not captured.
     #[arg(long, env = "WEFT_EXCLUDE_INBOUND_PORTS", value_name = "PORT", value_delimiter = ',')]
@@ -90,8 +92,8 @@ impl InitArgs {
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
             own_ports: self.own_port.iter().copied().collect(),
-            proxy_uid: self.proxy_uid,
-            mark: self.mark,
+            proxy_uid: self.proxy_uid.or_else(|| self.mark.is_none().then_some(PROXY_UID)),
+            mark: self.mark.map(NonZeroU32::get),
             exclude_inbound_ports: self.exclude_inbound_port.iter().copied().collect(),
             exclude_outbound_ports: self.exclude_outbound_port.iter().copied().collect(),
             exclude_cidrs: self.exclude_cidr.iter().copied().collect(),
@@ -100,9 +102,14 @@ impl InitArgs {
     }
 }
 
-fn mark(text: &str) -> Result<u32, String> {
+/// A packet mark: decimal, or hexadecimal after 0x.
+///
+/// # Errors
+/// What was expected.
+pub fn mark(text: &str) -> Result<NonZeroU32, String> {
     let parsed = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u32::from_str_radix(hex, 16));
-    parsed.map_err(|_| "expected a number from 1 to 4294967295, or 0x and hexadecimal digits".to_owned())
+    let mark = parsed.ok().and_then(NonZeroU32::new);
+    mark.ok_or_else(|| "expected a number from 1 to 4294967295, or 0x and hexadecimal digits".to_owned())
 }
 
 #[cfg(test)]
@@ -125,8 +132,8 @@ mod tests {
         };
         let default = InterceptConfig::default;
         check("", default());
-        check("--mark 0x2113", InterceptConfig { mark: Some(0x2113), ..default() });
-        check("--mark 7 --proxy-uid 8", InterceptConfig { mark: Some(7), proxy_uid: 8, ..default() });
+        check("--mark 0x2113", InterceptConfig { mark: Some(0x2113), proxy_uid: None, ..default() });
+        check("--mark 7 --proxy-uid 8", InterceptConfig { mark: Some(7), proxy_uid: Some(8), ..default() });
         let ports = [22, 23, 24].into();
         check(
             "--exclude-inbound-port 22,23 --exclude-inbound-port 24",
@@ -143,7 +150,8 @@ mod tests {
             ..default()
         };
         check("--outbound-port 1 --inbound-port 2 --own-port 3 --exclude-outbound-port 4 --exclude-uid 5", everything);
-        for nonsense in ["--mark x", "--mark 0xfffffffff", "--exclude-cidr 10.0.0.1/33", "--exclude-inbound-port 65536"]
+        for nonsense in
+            ["--mark x", "--mark 0", "--mark 0xfffffffff", "--exclude-cidr 10.0.0.1/33", "--exclude-inbound-port 65536"]
         {
             assert!(Line::try_parse_from(format!("init {nonsense}").split_whitespace()).is_err(), "{nonsense}");
         }

@@ -7,5 +7,5 @@ mod netlink;
 mod orig_dst;
 
 pub use apply::{ApplyError, Ipv6, Plan, apply, plan};
-pub use init::InitArgs;
+pub use init::{InitArgs, mark};
 pub use orig_dst::original_dst;

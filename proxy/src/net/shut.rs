@@ -44,6 +44,14 @@ pub fn shut(listener: &TcpListener) -> io::Result<()> {
     limit(listener, listener.local_addr()?, NOBODY)
 }
 
+/// Takes back what [`shut`] did, for whoever listens on the same socket after a process that has ended.
+///
+/// # Errors
+/// The kernel's.
+pub fn reopen(listener: &std::net::TcpListener) -> io::Result<()> {
+    limit(listener, listener.local_addr()?, ANYBODY)
+}
+
 /// Lets a connection be heard that was accepted from a listener which is [`shut`], and has its limit from there. What it
 /// said before that is sent again.
 ///

@@ -58,11 +58,19 @@ fn ipv6_differs_in_addresses_only() {
 }
 
 #[test]
+fn a_proxy_without_a_user_of_its_own_is_known_by_its_mark_alone() {
+    let both = config().rules(Family::V4).unwrap().transaction();
+    let mark = InterceptConfig { proxy_uid: None, ..config() }.rules(Family::V4).unwrap().transaction();
+    assert_eq!(mark, both.replace("-A WEFT_OUTBOUND -m owner --uid-owner 2113 -g WEFT_PROXY\n", ""));
+}
+
+#[test]
 fn nonsense_is_refused() {
     let check = |config: InterceptConfig, expected| assert_eq!(config.rules(Family::V4), Err(expected));
     check(InterceptConfig { inbound_port: 15001, ..config() }, InterceptError::SamePort);
     check(InterceptConfig { inbound_port: 0, ..config() }, InterceptError::NoPort);
     check(InterceptConfig { mark: Some(0), ..config() }, InterceptError::NoMark);
+    check(InterceptConfig { mark: None, proxy_uid: None, ..config() }, InterceptError::NoExemption);
 }
 
 /// What is left of a table after a transaction, in the little of iptables-restore's language that we use.
