@@ -5,4 +5,5 @@
 pub mod apps;
 pub mod assert;
 pub mod mesh;
+pub mod raw;
 pub mod samples;
