@@ -25,7 +25,7 @@ mod join {
     };
     use weft_proxy::application::Application;
     use weft_proxy::clock::Clock;
-    use weft_proxy::identity::{ControlPlane, Identity, Proof, RenewalStatus, keep_identity};
+    use weft_proxy::identity::{ControlPlane, Identity, Proof, RenewalStatus, Store, keep_identity, keep_on_disk};
     use weft_proxy::registration::keep_registered;
 
     /// Longer than anything here takes; only a failing test waits for it.
@@ -72,17 +72,42 @@ mod join {
         }
 
         async fn join(&self, join_token: JoinToken) -> Arc<Identity> {
-            let (sender, mut identity) = watch::channel(None);
+            self.run(Proof { join_token: Some(join_token), ..Proof::default() }, None).await.0
+        }
+
+        /// A proxy's life up to its first certificate by this control plane, and until that is in the store; with the
+        /// number of tries that failed.
+        async fn run(&self, proof: Proof, store: Option<&Store>) -> (Arc<Identity>, u64) {
+            let (sender, identity) = watch::channel(None);
             let status = Arc::new(RenewalStatus::default());
             let control_plane = ControlPlane::new(&self.listen);
             let (_bundles, told) = watch::channel(None);
-            let proof = Proof { join_token };
-            let keeping = tokio::spawn(keep_identity(control_plane, proof, Clock::start(), sender, told, status));
-            let joined = tokio::time::timeout(PATIENCE, identity.wait_for(Option::is_some)).await;
-            let joined = joined.unwrap().unwrap().clone().unwrap();
-            keeping.abort();
-            joined
+            let mut tasks = tokio::task::JoinSet::new();
+            if let Some(store) = store {
+                let (store, token, status) = (store.clone(), proof.token_sha256(), Arc::clone(&status));
+                tasks.spawn(keep_on_disk(store, token, identity.clone(), status));
+            }
+            tasks.spawn(keep_identity(control_plane, proof, Clock::start(), sender, told, Arc::clone(&status)));
+            let done = async {
+                loop {
+                    let held = identity.borrow().clone();
+                    if let Some(held) = held
+                        && status.issued() > 0
+                        && store.is_none_or(|store| {
+                            kept_in(store).is_some_and(|kept| kept.certified.cert == held.certified.cert)
+                        })
+                    {
+                        return held;
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            (tokio::time::timeout(PATIENCE, done).await.expect("a certificate"), status.failed())
         }
+    }
+
+    fn kept_in(store: &Store) -> Option<Identity> {
+        store.load(Clock::start().unix_seconds()).unwrap().map(|kept| kept.identity)
     }
 
     async fn renew(channel: Channel) -> Result<(), tonic::Code> {
@@ -105,6 +130,38 @@ mod join {
         assert_eq!(renew(control_plane.dial(&identity).await.unwrap()).await, Ok(()));
         let anonymous = control_plane.dial_pinned(pin).await.unwrap();
         assert_eq!(renew(anonymous).await, Err(tonic::Code::Unauthenticated));
+    }
+
+    /// The tokens here are good for one use, so a second one would be refused.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_restarted_proxy_needs_no_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::start(directory.path(), "mesh.example").await;
+        let store = Store::new(&directory.path().join("proxy"));
+        let run = async |mesh: &Mesh, join_token: Option<&JoinToken>| {
+            let kept = store.load(Clock::start().unix_seconds()).unwrap();
+            let proof = Proof { join_token: join_token.cloned(), kept, ignored: false };
+            let (identity, failed) = mesh.run(proof, Some(&store)).await;
+            (identity.id.to_string(), failed, identity.certified.cert.first().cloned())
+        };
+        let of = |account: &str| format!("spiffe://mesh.example/ns/shop/sa/{account}");
+        let cart = mesh.token_of("cart").await;
+        let first = run(&mesh, Some(&cart)).await;
+        assert_eq!((&first.0, first.1), (&of("cart"), 0));
+        for token in [Some(&cart), None, Some(&cart)] {
+            let again = run(&mesh, token).await;
+            assert_eq!((&again.0, again.1), (&of("cart"), 0), "with {token:?}");
+            assert_ne!(again.2, first.2, "renewed at once");
+        }
+        // Another token says that another identity is wanted; one that is refused changes nothing.
+        let web = mesh.token_of("web").await;
+        assert_eq!(run(&mesh, Some(&web)).await.0, of("web"));
+        let refused = run(&mesh, Some(&cart)).await;
+        assert_eq!((refused.0, refused.1), (of("web"), 1));
+        let elsewhere = tempfile::tempdir().unwrap();
+        let theirs = Mesh::start(elsewhere.path(), "other.example").await;
+        let moved = run(&theirs, Some(&theirs.token_of("cart").await)).await;
+        assert_eq!(moved.0, "spiffe://other.example/ns/shop/sa/cart");
     }
 
     /// A token of one mesh must not be shown to another, and an SVID of one opens no door of another.

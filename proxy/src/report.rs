@@ -90,6 +90,10 @@ pub fn metrics(facts: &Facts, out: &mut String) {
                 gauge("weft_discovery_age_seconds", "since the control plane was last in touch", age.as_secs_f64());
             }
             gauge("weft_identity_issued", "certificates obtained", facts.renewal.issued() as f64);
+            let stored = f64::from(u8::from(facts.renewal.stored()));
+            gauge("weft_identity_stored", "1 when the identity is on disk: a restart needs no join token", stored);
+            let ignored = f64::from(u8::from(facts.renewal.ignored()));
+            gauge("weft_identity_ignored", "1 when what lay on disk at the start was not usable", ignored);
             gauge("weft_identity_failures", "certificate requests that failed", facts.renewal.failed() as f64);
         }
     }

@@ -19,12 +19,14 @@ use weft_core::sync::Want;
 use weft_core::workers::{CpuQuota, Place, worker_count};
 use weft_proto::v1::{RegisterRequest, WorkloadPort};
 
-use crate::bootstrap::{Role, RunArgs};
+use crate::bootstrap::{Role, RunArgs, proof};
 use crate::clock::Clock;
 use crate::diagnostics::attend;
 use crate::doors::{Process, serve_admin, serve_status};
 use crate::feed::{Feed, FeedStatus, Resolver, static_config};
-use crate::identity::{ControlPlane, DialError, IdentityWatch, MaterialPaths, Proof, RenewalStatus, keep_identity};
+use crate::identity::{
+    ControlPlane, DialError, IdentityWatch, MaterialPaths, RenewalStatus, Store, keep_identity, keep_on_disk,
+};
 use crate::net::{Admission, Bind, mark_connections};
 use crate::registration::keep_registered;
 use crate::report::{Facts, dump, metrics};
@@ -103,19 +105,23 @@ fn door_of(role: ListenerRole) -> Door {
 
 async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<()> {
     let control_plane = ControlPlane::new(args.control_plane.as_deref().context("--control-plane")?);
-    let proof = Proof { join_token: join_token(&args)? };
     let instance_id = instance_id(&args)?;
     let clock = Clock::start();
+    let store = args.state_dir.as_deref().map(Store::new);
+    let proof = proof(&args, store.as_ref(), clock.unix_seconds())?;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
     let (publish, identity) = watch::channel(None);
     let renewal = Arc::new(RenewalStatus::default());
     let wants = args.service.iter().map(|target| Want::Service(target.service.clone()));
     let feed = Feed::new(Arc::clone(&snapshot), &instance_id, wants, clock);
     let (resolver, status, bundles) = (feed.resolver(), feed.status(), feed.bundle());
+    let keeping = store
+        .map(|store| tokio::spawn(keep_on_disk(store, proof.token_sha256(), identity.clone(), Arc::clone(&renewal))));
     let mut tasks = vec![
         tokio::spawn(keep_identity(control_plane.clone(), proof, clock, publish, bundles, Arc::clone(&renewal))),
         tokio::spawn(follow(feed, control_plane.clone(), identity.clone())),
     ];
+    tasks.extend(keeping);
     let doors = match args.role {
         Role::Sidecar => vec![
             ("outbound".into(), Bind::Address(args.outbound_listen), Door::Outbound),
@@ -340,18 +346,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-fn join_token(args: &RunArgs) -> anyhow::Result<weft_core::identity::join_token::JoinToken> {
-    if let Some(token) = &args.join_token {
-        return Ok(token.clone());
-    }
-    let path = args.join_token_file.as_ref().context(
-        "a join token is needed for the first certificate: --join-token-file or --join-token (print one with \
-         `weft token create`)",
-    )?;
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    text.parse().with_context(|| path.display().to_string())
 }
 
 fn instance_id(args: &RunArgs) -> anyhow::Result<String> {

@@ -46,7 +46,7 @@ pub struct RunArgs {
     pub role: Role,
 
     /// Run without a control plane, from this YAML file.
-    #[arg(long = "static", env = "WEFT_STATIC", value_name = "FILE", conflicts_with_all = ["control_plane", "join_token", "join_token_file", "instance_id"])]
+    #[arg(long = "static", env = "WEFT_STATIC", value_name = "FILE", conflicts_with_all = ["control_plane", "join_token", "join_token_file", "instance_id", "state_dir"])]
     pub static_file: Option<PathBuf>,
 
     /// The control plane.
@@ -60,6 +60,11 @@ pub struct RunArgs {
     /// File that holds the join token.
     #[arg(long, env = "WEFT_JOIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "join_token")]
     pub join_token_file: Option<PathBuf>,
+
+    /// Directory of this proxy alone that keeps its identity, key included, over restarts: with one there, no join token is
+    /// needed (one other than that it was obtained by is tried first). Default: memory only.
+    #[arg(long, env = "WEFT_STATE_DIR", value_name = "PATH")]
+    pub state_dir: Option<PathBuf>,
 
     /// Stable name of this instance, a DNS label. Default: the host name.
     #[arg(long, env = "WEFT_INSTANCE_ID", value_name = "NAME")]

@@ -3,6 +3,8 @@
 
 mod args;
 mod parse;
+mod proof;
 
 pub use args::{Cli, Command, InboundModeArg, Role, RunArgs};
 pub use parse::{AppPort, ServiceTarget};
+pub use proof::proof;

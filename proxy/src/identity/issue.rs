@@ -107,7 +107,16 @@ fn signing_request(key: &KeyPair, id: Option<&SpiffeId>) -> Result<Vec<u8>, rcge
     Ok(params.serialize_request(key)?.der().to_vec())
 }
 
-fn accept(answer: IssueResponse, key: &KeyPair, expected: Option<&SpiffeId>, now: i64) -> Result<Identity, IssueError> {
+/// The identity in an answer, once everything about it holds.
+///
+/// # Errors
+/// What does not hold.
+pub(super) fn accept(
+    answer: IssueResponse,
+    key: &KeyPair,
+    expected: Option<&SpiffeId>,
+    now: i64,
+) -> Result<Identity, IssueError> {
     let chain: Vec<_> = answer.chain_der.into_iter().map(CertificateDer::from).collect();
     let [first, intermediates @ ..] = chain.as_slice() else {
         return Err(IssueError::Incomplete("a certificate"));
@@ -122,10 +131,11 @@ fn accept(answer: IssueResponse, key: &KeyPair, expected: Option<&SpiffeId>, now
     }
     check_chain(first, intermediates, &bundle, now)?;
     let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let certified = certified_key(chain.clone(), private)?;
+    let certified = certified_key(chain.clone(), private.clone_key())?;
     Ok(Identity {
         id: leaf.id,
         certified: Arc::new(certified),
+        private_key: Arc::new(private),
         bundle: Arc::new(bundle),
         not_before: leaf.not_before,
         not_after: leaf.not_after,

@@ -76,10 +76,11 @@ pub fn load(paths: &MaterialPaths, trust_domain: &TrustDomain, now: i64) -> Resu
             expected: trust_domain.clone(),
         });
     }
-    let certified = certified_key(chain, key).map_err(MaterialError::Key)?;
+    let certified = certified_key(chain, key.clone_key()).map_err(MaterialError::Key)?;
     Ok(Identity {
         id: leaf.id,
         certified: Arc::new(certified),
+        private_key: Arc::new(key),
         bundle: Arc::new(Bundle { trust_domain: trust_domain.clone(), roots, generation: 0 }),
         not_before: leaf.not_before,
         not_after: leaf.not_after,

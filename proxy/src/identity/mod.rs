@@ -1,17 +1,18 @@
 //! Who this proxy is: its key, its certificate chain, and the roots it believes.
 //!
-//! Keys are made in the process and stay in its memory. Everybody who needs the identity watches one channel, so a
-//! renewal reaches the next handshake and cuts no connection (S4).
+//! Keys are made in the process and leave it only for a state directory, where one is given. Everybody who needs the
+//! identity watches one channel, so a renewal reaches the next handshake and cuts no connection (S4).
 
 mod channel;
 mod issue;
 pub mod leaf;
 mod material;
 mod renew;
+mod store;
 
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use weft_core::identity::spiffe::{SpiffeId, TrustDomain};
 
@@ -19,6 +20,7 @@ pub use channel::{ControlPlane, DialError};
 pub use issue::IssueError;
 pub use material::{MaterialError, MaterialPaths, load};
 pub use renew::{Proof, RenewalStatus, keep_identity};
+pub use store::{IDENTITY_FILE, Kept, Store, StoreError, keep_on_disk};
 
 /// The roots that vouch for one trust domain, and for no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct Identity {
     pub id: SpiffeId,
     /// Chain (leaf first, without the root) and key.
     pub certified: Arc<CertifiedKey>,
+    /// The key as it is kept; `Debug` does not show it.
+    pub private_key: Arc<PrivateKeyDer<'static>>,
     /// Roots of the own trust domain.
     pub bundle: Arc<Bundle>,
     /// Start of the leaf's validity, seconds since the Unix epoch.

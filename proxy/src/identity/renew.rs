@@ -1,7 +1,7 @@
 //! Keeps the identity fresh for as long as the process lives. Runs on the control thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rcgen::KeyPair;
@@ -11,7 +11,8 @@ use weft_core::identity::schedule::renew_at;
 use weft_proto::v1::TrustBundle;
 
 use super::issue::{Authorisation, issue, make_key, read_bundle};
-use super::{ControlPlane, DialError, Identity, IssueError};
+use super::store::hash_of;
+use super::{ControlPlane, DialError, Identity, IssueError, Kept};
 use crate::clock::Clock;
 use crate::entropy::ThreadEntropy;
 
@@ -25,11 +26,31 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Between two certificates, whatever the clocks say: with a clock that is ahead, each is past half of its life at once.
 const RENEWALS_APART: Duration = Duration::from_secs(60);
 
-/// What proves who we are before there is an SVID.
-#[derive(Clone, Debug)]
+/// What proves who we are at the start.
+#[derive(Clone, Debug, Default)]
 pub struct Proof {
     /// A join token.
-    pub join_token: JoinToken,
+    pub join_token: Option<JoinToken>,
+    /// The identity of an earlier run.
+    pub kept: Option<Kept>,
+    /// One lay there, but was not usable.
+    pub ignored: bool,
+}
+
+impl Proof {
+    /// By which token the identity is held from now on: SHA-256 of its secret, hexadecimal.
+    #[must_use]
+    pub fn token_sha256(&self) -> Option<String> {
+        let kept = || self.kept.as_ref().and_then(|kept| kept.token_sha256.clone());
+        self.join_token.as_ref().map(hash_of).or_else(kept)
+    }
+
+    /// The kept identity, and whether the token comes before it: it was given to have another one.
+    fn begin(&self) -> Option<(Arc<Identity>, bool)> {
+        let kept = self.kept.as_ref()?;
+        let anew = self.join_token.as_ref().is_some_and(|token| kept.is_of_another_token(token));
+        Some((Arc::new(kept.identity.clone()), anew))
+    }
 }
 
 /// For metrics: how renewal goes.
@@ -38,6 +59,9 @@ pub struct RenewalStatus {
     not_after: AtomicI64,
     issued: AtomicU64,
     failed: AtomicU64,
+    /// Set by who keeps it.
+    pub(super) stored: AtomicBool,
+    ignored: AtomicBool,
 }
 
 impl RenewalStatus {
@@ -55,6 +79,16 @@ impl RenewalStatus {
     pub fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
     }
+
+    /// Whether the present identity is on the disk, so that a restart needs no join token.
+    pub fn stored(&self) -> bool {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Whether what lay on the disk at the start was not usable.
+    pub fn ignored(&self) -> bool {
+        self.ignored.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +97,24 @@ enum RenewError {
     Dial(#[from] DialError),
     #[error(transparent)]
     Issue(#[from] IssueError),
+    #[error(
+        "there is neither a valid certificate nor a join token: print one with `weft token create` and start again with it"
+    )]
+    NoProof,
 }
 
-/// Obtains the first identity, publishes it, and renews it at half of its life, for ever. A failed try is repeated with
-/// jittered back-off; the old certificate stays in use until it expires (K1), and after that the token is tried again
+impl RenewError {
+    /// Whether the control plane said no, for good.
+    fn is_refusal(&self) -> bool {
+        use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
+        let Self::Issue(IssueError::Refused(status)) = self else { return false };
+        matches!(status.code(), InvalidArgument | PermissionDenied | Unauthenticated)
+    }
+}
+
+/// Obtains the first identity, publishes it, and renews it at half of its life, for ever. One kept of an earlier run is
+/// the first, and is renewed at once, unless another token was given since: then that token, and only when it is refused
+/// what was kept. A failed try is repeated with jittered back-off; the old certificate stays in use until it expires (K1), and after that the token is tried again
 /// (K2). Roots that the control plane tells meanwhile by `bundles` are believed at once, so that old and new ones overlap
 /// before anybody's certificate changes (S5). Cancelling loses at most a certificate that was just issued.
 pub async fn keep_identity(
@@ -80,12 +128,25 @@ pub async fn keep_identity(
     let mut entropy = ThreadEntropy;
     let mut backoff = BACKOFF_MIN;
     let mut key = None;
+    let mut due_now = false;
+    let mut fallback = None;
+    status.ignored.store(proof.ignored, Ordering::Relaxed);
+    if let Some((kept, anew)) = proof.begin() {
+        tracing::info!(id = %kept.id, not_after = kept.not_after, second = anew, "identity of an earlier run");
+        if anew {
+            fallback = Some(kept);
+        } else {
+            status.not_after.store(kept.not_after, Ordering::Relaxed);
+            identity.send_replace(Some(kept));
+            due_now = true;
+        }
+    }
     loop {
         let held = identity.borrow().clone();
         let present = held.filter(|held| clock.unix_seconds() <= held.not_after);
         if let Some(held) = &present {
             let due = renew_at(held.not_before, held.not_after, &mut entropy);
-            if backoff == BACKOFF_MIN {
+            if backoff == BACKOFF_MIN && !due_now {
                 let waiting = async {
                     tokio::join!(wait_until(due, &clock), tokio::time::sleep(RENEWALS_APART));
                 };
@@ -96,6 +157,8 @@ pub async fn keep_identity(
             Ok(fresh) => {
                 backoff = BACKOFF_MIN;
                 key = None;
+                due_now = false;
+                fallback = None;
                 tracing::info!(id = %fresh.id, not_after = fresh.not_after, "identity issued");
                 status.issued.fetch_add(1, Ordering::Relaxed);
                 status.not_after.store(fresh.not_after, Ordering::Relaxed);
@@ -105,6 +168,14 @@ pub async fn keep_identity(
                 status.failed.fetch_add(1, Ordering::Relaxed);
                 let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
                 tracing::warn!(%error, retry_in = ?pause, "identity not issued");
+                if error.is_refusal()
+                    && let Some(kept) = fallback.take()
+                {
+                    tracing::warn!(id = %kept.id, "the join token is no good; going on with the identity of an earlier run");
+                    status.not_after.store(kept.not_after, Ordering::Relaxed);
+                    identity.send_replace(Some(kept));
+                    due_now = true;
+                }
                 tokio::time::sleep(pause).await;
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }
@@ -129,8 +200,9 @@ async fn obtain(
         let channel = control_plane.dial(held).await?;
         return Ok(issue(channel, Authorisation::Renewal(&held.id), key, now).await?);
     }
-    let channel = control_plane.dial_pinned(*proof.join_token.root_sha256()).await?;
-    Ok(issue(channel, Authorisation::Token(proof.join_token.secret()), key, now).await?)
+    let token = proof.join_token.as_ref().ok_or(RenewError::NoProof)?;
+    let channel = control_plane.dial_pinned(*token.root_sha256()).await?;
+    Ok(issue(channel, Authorisation::Token(token.secret()), key, now).await?)
 }
 
 /// Takes new roots into the identity while `waiting` is pending.

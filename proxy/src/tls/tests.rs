@@ -52,10 +52,12 @@ impl Authority {
         params.not_after = ::time::OffsetDateTime::from_unix_timestamp(now + life).unwrap();
         let leaf: CertificateDer<'static> = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let signing = rustls::crypto::aws_lc_rs::default_provider().key_provider.load_private_key(private).unwrap();
+        let signing =
+            rustls::crypto::aws_lc_rs::default_provider().key_provider.load_private_key(private.clone_key()).unwrap();
         Arc::new(Identity {
             id: SpiffeId::parse(id).unwrap(),
             certified: Arc::new(CertifiedKey::new(vec![leaf], signing)),
+            private_key: Arc::new(private),
             bundle: Arc::clone(&self.bundle),
             not_before: now - 120,
             // Claimed to be long, so that the library's and not only our own check is met.

@@ -1,0 +1,83 @@
+//! What the proxy starts with to prove who it is: an identity on disk, a join token, or both.
+
+use anyhow::Context as _;
+use weft_core::identity::join_token::JoinToken;
+
+use super::RunArgs;
+use crate::identity::{Proof, Store};
+
+/// Said where neither is there.
+const NEEDED: &str = "a join token is needed for the first certificate: --join-token-file or --join-token (print one \
+                      with `weft token create`)";
+
+/// Reads both, as of `now` (Unix seconds). A token that is missing or unreadable is no fault where the identity on disk is
+/// good, and the other way round. Blocks on file I/O.
+///
+/// # Errors
+/// Neither proves anything; says of both why.
+pub fn proof(args: &RunArgs, store: Option<&Store>, now: i64) -> anyhow::Result<Proof> {
+    let (kept, unusable) = match store.map(|store| store.load(now)).transpose() {
+        Ok(kept) => (kept.flatten(), None),
+        Err(error) => (None, Some(error)),
+    };
+    let file = store.map(|store| store.file().display().to_string()).unwrap_or_default();
+    let join_token = match (join_token(args), &kept) {
+        (Ok(token), _) => token,
+        (Err(error), Some(_)) => {
+            tracing::info!(error = format!("{error:#}"), "no join token; the identity on disk is enough");
+            None
+        }
+        (Err(error), None) => {
+            return Err(
+                error.context(unusable.map_or_else(|| NEEDED.to_owned(), |unusable| format!("{file}: {unusable}")))
+            );
+        }
+    };
+    let ignored = unusable.is_some();
+    match unusable {
+        Some(unusable) if join_token.is_none() => anyhow::bail!("{file}: {unusable}; and {NEEDED}"),
+        Some(unusable) => {
+            tracing::warn!(%file, reason = %unusable, "identity on disk is ignored; joining by the token, which replaces it");
+        }
+        None => anyhow::ensure!(join_token.is_some() || kept.is_some(), NEEDED),
+    }
+    Ok(Proof { join_token, kept, ignored })
+}
+
+fn join_token(args: &RunArgs) -> anyhow::Result<Option<JoinToken>> {
+    if let Some(token) = &args.join_token {
+        return Ok(Some(token.clone()));
+    }
+    let Some(path) = &args.join_token_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(Some(text.parse().with_context(|| path.display().to_string())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::bootstrap::{Cli, Command};
+
+    #[test]
+    fn without_any_proof_it_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().display().to_string();
+        let check = |flags: &[&str], parts: &[&str]| {
+            let line = ["weft-proxy", "run", "--control-plane", "a:1"].iter().chain(flags);
+            let Command::Run(args) = Cli::try_parse_from(line).unwrap().command else { panic!("run") };
+            let store = args.state_dir.as_deref().map(Store::new);
+            let error = format!("{:#}", proof(&args, store.as_ref(), 0).unwrap_err());
+            for part in parts {
+                assert!(error.contains(part), "{error} lacks {part}");
+            }
+        };
+        check(&[], &["--join-token-file", "weft token create"]);
+        check(&["--state-dir", &state], &["--join-token-file", "weft token create"]);
+        check(&["--state-dir", &state, "--join-token-file", "/nonexistent"], &["weft token create", "/nonexistent"]);
+        std::fs::write(directory.path().join("identity.pem"), "").unwrap();
+        check(&["--state-dir", &state], &["identity.pem", "chmod 600", "weft token create"]);
+        check(&["--state-dir", &state, "--join-token-file", "/nonexistent"], &["identity.pem", "/nonexistent"]);
+    }
+}

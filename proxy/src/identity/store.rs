@@ -1,0 +1,260 @@
+//! The identity on disk, so that a restarted proxy needs no new join token.
+//!
+//! One file holds key, chain and roots, so that one rename makes all of it. Its text says what it is; its PEM blocks are
+//! for `openssl x509` as well. A checksum covers everything, and what passes it is checked like an answer of the control
+//! plane: a file can at worst be useless.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
+use rcgen::KeyPair;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use weft_core::identity::join_token::JoinToken;
+use weft_proto::v1::{IssueResponse, TrustBundle};
+
+use super::issue::accept;
+use super::{Identity, IdentityWatch, IssueError, RenewalStatus, sha256};
+
+/// The file in the state directory.
+pub const IDENTITY_FILE: &str = "identity.pem";
+
+/// Largest file read; ours are below 8 KiB, with room for many roots.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+
+/// First line of the file, up to the checksum of everything after that line.
+const HEAD: &str = "weft-identity 1 sha256 ";
+
+/// What stands in place of a token's hash when no token is known.
+const NO_TOKEN: &str = "none";
+
+/// A failed write is tried again after this.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
+
+/// A state directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    file: PathBuf,
+    write_again: Duration,
+}
+
+/// What a file held.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Good as of the moment of reading.
+    pub identity: Identity,
+    /// SHA-256 of the join token's secret that was in force when it was written, in hexadecimal.
+    pub(super) token_sha256: Option<String>,
+}
+
+/// Why what lies on disk is not used. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system's word.
+    #[error("it cannot be read: {0}")]
+    File(#[from] io::Error),
+    /// A directory, device or pipe.
+    #[error("it is no regular file: remove it")]
+    Kind,
+    /// Others may read the key.
+    #[error("others may read the key in it (mode {0:04o}): check who did, then chmod 600 it, or remove it")]
+    Exposed(u32),
+    /// Somebody else made it.
+    #[error("it belongs to user {owner} and this proxy runs as user {own}: chown it, or remove it")]
+    Owner {
+        /// Of the file.
+        owner: u32,
+        /// Of this process.
+        own: u32,
+    },
+    /// Not as it was written.
+    #[error("it is damaged ({0}): remove it")]
+    Damaged(&'static str),
+    /// Whole, but no identity: expired, of two meshes, with another's key.
+    #[error("what it holds is not usable: {0}")]
+    Identity(#[from] IssueError),
+}
+
+impl Kept {
+    /// Whether it was obtained by another token than this one: then its operator wants it anew.
+    #[must_use]
+    pub fn is_of_another_token(&self, token: &JoinToken) -> bool {
+        self.token_sha256.as_ref().is_none_or(|known| *known != hash_of(token))
+    }
+}
+
+impl Store {
+    /// In `directory`, which need not exist. One proxy per directory.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self { file: directory.join(IDENTITY_FILE), write_again: WRITE_AGAIN }
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What was kept, if it is good at `now` (Unix seconds); `None` when there is no file. Blocks on file I/O.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the file is there and is not to be used.
+    pub fn load(&self, now: i64) -> Result<Option<Kept>, StoreError> {
+        match read_secret(&self.file) {
+            Err(StoreError::File(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+            Ok(content) => parse(&content, now).map(Some),
+        }
+    }
+
+    /// Writes an identity as a whole or not at all; blocks until it is on the disk.
+    fn save(&self, content: &[u8]) -> io::Result<()> {
+        let directory = self.file.parent().unwrap_or_else(|| Path::new("."));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let temporary = self.file.with_extension("new");
+        // Left over from a crash: never continued, since it may have other permissions.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.file)?;
+        File::open(directory)?.sync_all()
+    }
+}
+
+/// Writes the identity at every change, for ever. When it cannot, the proxy serves on from memory: one warning, and a try
+/// every minute (R1). `token_sha256`: [`super::Proof::token_sha256`].
+pub async fn keep_on_disk(
+    store: Store,
+    token_sha256: Option<String>,
+    mut identity: IdentityWatch,
+    status: Arc<RenewalStatus>,
+) {
+    let mut failing = false;
+    loop {
+        let held = identity.borrow_and_update().clone();
+        if let Some(held) = held {
+            let written = write(store.clone(), render(&held, token_sha256.as_deref())).await;
+            status.stored.store(written.is_ok(), Ordering::Relaxed);
+            if let Err(error) = &written
+                && !failing
+            {
+                let path = store.file.display();
+                tracing::warn!(%path, %error, "identity cannot be kept: a restart will need a new join token; tried again every minute");
+            }
+            failing = written.is_err();
+        }
+        let changed = identity.changed();
+        let ended = if failing {
+            tokio::time::timeout(store.write_again, changed).await.is_ok_and(|changed| changed.is_err())
+        } else {
+            changed.await.is_err()
+        };
+        if ended {
+            return;
+        }
+    }
+}
+
+async fn write(store: Store, content: String) -> io::Result<()> {
+    let written = tokio::task::spawn_blocking(move || store.save(content.as_bytes())).await;
+    written.map_err(io::Error::other).flatten()
+}
+
+/// As the file names a token.
+pub(super) fn hash_of(token: &JoinToken) -> String {
+    hex(&sha256(token.secret().as_bytes()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn render(identity: &Identity, token_sha256: Option<&str>) -> String {
+    let chain = &identity.certified.cert;
+    let key = pem::Pem::new("PRIVATE KEY", identity.private_key.secret_der());
+    let certificates = chain.iter().chain(&identity.bundle.roots).map(|der| pem::Pem::new("CERTIFICATE", der.as_ref()));
+    let blocks: Vec<_> = std::iter::once(key).chain(certificates).collect();
+    let rest = format!(
+        "# The key, certificate chain and trusted roots of {}; secret.\n\
+         trust-domain {}\ngeneration {}\nchain {}\njoin-token {}\n{}",
+        identity.id,
+        identity.bundle.trust_domain,
+        identity.bundle.generation,
+        chain.len(),
+        token_sha256.unwrap_or(NO_TOKEN),
+        pem::encode_many_config(&blocks, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF)),
+    );
+    format!("{HEAD}{}\n{rest}", hex(&sha256(rest.as_bytes())))
+}
+
+fn parse(content: &[u8], now: i64) -> Result<Kept, StoreError> {
+    let damaged = StoreError::Damaged;
+    let text = str::from_utf8(content).map_err(|_| damaged("not text"))?;
+    let head = text.strip_prefix(HEAD).ok_or(damaged("no identity file, or of another version"))?;
+    let (checksum, rest) = head.split_once('\n').ok_or(damaged("cut short"))?;
+    if checksum != hex(&sha256(rest.as_bytes())) {
+        return Err(damaged("its checksum differs"));
+    }
+    let field = |name: &str| {
+        let line = rest.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.ok_or(damaged("a field is missing"))
+    };
+    let number = |name: &str| field(name)?.parse::<u64>().map_err(|_| damaged("a field is no number"));
+    let key = PrivatePkcs8KeyDer::from_pem_slice(rest.as_bytes()).map_err(|_| damaged("no private key"))?;
+    let key = KeyPair::try_from(&key).map_err(|_| damaged("its private key is none"))?;
+    let certificates: Vec<Vec<u8>> = CertificateDer::pem_slice_iter(rest.as_bytes())
+        .map(|one| one.map(|der| der.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| damaged("its certificates are none"))?;
+    let chain = usize::try_from(number("chain")?).map_err(|_| damaged("a field is no number"))?;
+    let (chain, roots) = certificates.split_at_checked(chain).ok_or(damaged("certificates are missing"))?;
+    let token = field("join-token")?;
+    let answer = IssueResponse {
+        chain_der: chain.to_vec(),
+        bundle: Some(TrustBundle {
+            trust_domain: field("trust-domain")?.to_owned(),
+            roots_der: roots.to_vec(),
+            generation: number("generation")?,
+        }),
+    };
+    let identity = accept(answer, &key, None, now)?;
+    Ok(Kept { identity, token_sha256: (token != NO_TOKEN).then(|| token.to_owned()) })
+}
+
+/// Reads a file that only its owner, who is also ours, can read. A pipe or a link to elsewhere is not followed.
+fn read_secret(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(StoreError::Kind);
+    }
+    let (owner, own) = (metadata.uid(), nix::unistd::geteuid().as_raw());
+    if owner != own {
+        return Err(StoreError::Owner { owner, own });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(StoreError::Exposed(mode));
+    }
+    let mut content = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > FILE_BYTES_MAX {
+        return Err(StoreError::Damaged("far too long"));
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
