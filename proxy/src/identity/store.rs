@@ -201,14 +201,14 @@ fn render(identity: &Identity, token_sha256: Option<&str>) -> String {
 fn parse(content: &[u8], now: i64) -> Result<Kept, StoreError> {
     let damaged = StoreError::Damaged;
     let text = str::from_utf8(content).map_err(|_| damaged("not text"))?;
-    let head = text.strip_prefix(HEAD).ok_or(damaged("no identity file, or of another version"))?;
-    let (checksum, rest) = head.split_once('\n').ok_or(damaged("cut short"))?;
+    let head = text.strip_prefix(HEAD).ok_or_else(|| damaged("no identity file, or of another version"))?;
+    let (checksum, rest) = head.split_once('\n').ok_or_else(|| damaged("cut short"))?;
     if checksum != hex(&sha256(rest.as_bytes())) {
         return Err(damaged("its checksum differs"));
     }
     let field = |name: &str| {
         let line = rest.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.ok_or(damaged("a field is missing"))
+        line.ok_or_else(|| damaged("a field is missing"))
     };
     let number = |name: &str| field(name)?.parse::<u64>().map_err(|_| damaged("a field is no number"));
     let key = PrivatePkcs8KeyDer::from_pem_slice(rest.as_bytes()).map_err(|_| damaged("no private key"))?;
@@ -218,7 +218,7 @@ fn parse(content: &[u8], now: i64) -> Result<Kept, StoreError> {
         .collect::<Result<_, _>>()
         .map_err(|_| damaged("its certificates are none"))?;
     let chain = usize::try_from(number("chain")?).map_err(|_| damaged("a field is no number"))?;
-    let (chain, roots) = certificates.split_at_checked(chain).ok_or(damaged("certificates are missing"))?;
+    let (chain, roots) = certificates.split_at_checked(chain).ok_or_else(|| damaged("certificates are missing"))?;
     let token = field("join-token")?;
     let answer = IssueResponse {
         chain_der: chain.to_vec(),
