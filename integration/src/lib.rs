@@ -4,6 +4,9 @@
 
 pub mod apps;
 pub mod assert;
+pub mod authority;
 pub mod mesh;
+pub mod process;
 pub mod raw;
+pub mod records;
 pub mod samples;

@@ -21,6 +21,7 @@ use weft_cli::dev::plan::Instance;
 use weft_cli::dev::process::tail;
 
 use crate::assert::wait_for;
+use crate::records;
 
 /// A command inside the mesh may take so long.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
@@ -147,15 +148,7 @@ impl TestMesh {
     /// # Errors
     /// A whole line is not JSON.
     pub fn records(&self, proxy: &str) -> anyhow::Result<Vec<Value>> {
-        let path = self.mesh.access_log(proxy);
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            read => read.with_context(|| format!("cannot read {}", path.display()))?,
-        };
-        // The last line may be half written.
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let record = |line: &str| serde_json::from_str(line).with_context(|| format!("{}: {line}", path.display()));
-        whole.lines().map(record).collect()
+        records::read(&self.mesh.access_log(proxy))
     }
 
     /// Runs a command as root in a network namespace of the mesh ("switch" or an instance's name).

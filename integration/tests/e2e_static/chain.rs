@@ -6,10 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 use weft_integration::apps::{python, script};
+use weft_integration::authority::{Authority, write_self_signed};
 
-use crate::support::{
-    Authority, BACKEND, CLIENT, Running, app, curl, free_ports, proxy, said, wait_for_port, write_self_signed,
-};
+use crate::support::{BACKEND, CLIENT, Running, app, curl, free_ports, proxy, said, wait_for_port};
 
 /// Both proxies between an HTTP and a TCP application and their clients.
 struct Chain {
@@ -28,11 +27,11 @@ impl Chain {
     fn start(tcp_app: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let authority = Authority::new();
-        std::fs::write(path.join("roots.pem"), &authority.1).unwrap();
-        authority.write(path, "client", CLIENT, 3600);
-        authority.write(path, "server", BACKEND, 3600);
-        let [http, tcp, https, tls, app_http, app_tcp] = free_ports();
+        let authority = Authority::new().unwrap();
+        std::fs::write(path.join("roots.pem"), &authority.roots).unwrap();
+        authority.write(path, "client", CLIENT, 3600).unwrap();
+        authority.write(path, "server", BACKEND, 3600).unwrap();
+        let [http, tcp, https, tls, app_http, app_tcp] = free_ports().unwrap();
         let at = |from: &str, to: u16| (format!("127.0.0.1:{from}"), format!("127.0.0.1:{to}"));
         let folder = ("/etc/weft".to_owned(), path.display().to_string());
         let port = |from: &str, to: u16| (format!("targetPort: {from}"), format!("targetPort: {to}"));
@@ -44,7 +43,7 @@ impl Chain {
             proxy(path, "inbound.yaml", &inbound),
             proxy(path, "outbound.yaml", &outbound),
         ];
-        [app_http, app_tcp, https, tls, http, tcp].into_iter().for_each(wait_for_port);
+        [app_http, app_tcp, https, tls, http, tcp].into_iter().for_each(|port| wait_for_port(port).unwrap());
         Self { directory, authority, http, tcp, https, _running: running }
     }
 
@@ -56,7 +55,7 @@ impl Chain {
     }
 
     fn write(&self, by: &Authority, name: &str, id: &str, life: i64) -> (PathBuf, PathBuf) {
-        by.write(self.directory.path(), name, id, life)
+        by.write(self.directory.path(), name, id, life).unwrap()
     }
 }
 
@@ -72,7 +71,7 @@ fn ten_mebibytes_pass_both_ways_unchanged_and_a_half_close_too() {
 
 #[test]
 fn outbound_and_inbound_speak_mutual_tls_and_nothing_else_is_let_in() {
-    let (chain, stranger) = (Chain::start("greet"), Authority::new());
+    let (chain, stranger) = (Chain::start("greet"), Authority::new().unwrap());
     let (http, https, authority) = (chain.http, chain.https, &chain.authority);
     let url = format!("http://127.0.0.1:{http}/echo");
     for version in ["--http1.1", "--http2-prior-knowledge"] {
@@ -94,7 +93,7 @@ fn outbound_and_inbound_speak_mutual_tls_and_nothing_else_is_let_in() {
     let reply = by_openssl(https, "weft-tcp/1", &certificate, &key);
     assert!(reply.contains("URI=spiffe://cluster.local/ns/shop/sa/web"), "{reply}");
     let id = "spiffe://cluster.local/ns/shop/sa/web";
-    let (certificate, key) = write_self_signed(chain.directory.path(), "self-signed", id);
+    let (certificate, key) = write_self_signed(chain.directory.path(), "self-signed", id).unwrap();
     let reply = by_openssl(https, "weft-h1/1", &certificate, &key);
     assert!(!reply.contains("HTTP/1.1"), "self-signed: {reply}");
     check(&stranger, "unknown-root", "spiffe://cluster.local/ns/shop/sa/web", 3600, false);

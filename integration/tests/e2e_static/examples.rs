@@ -11,13 +11,13 @@ use crate::support::{DEADLINE, app, arguments, curl, free_ports, proxy, said, st
 #[test]
 fn a_plain_reverse_proxy_takes_http1_and_h2c_on_one_port() {
     let directory = tempfile::tempdir().unwrap();
-    let [listen, one, two] = free_ports();
+    let [listen, one, two] = free_ports().unwrap();
     let _apps = [app(&["http_app.py", &one.to_string()]), app(&["http_app.py", &two.to_string()])];
     let replaced = [("127.0.0.1:8080", listen), ("9001", one), ("9002", two)].map(|(from, to)| {
         (from.to_owned(), if from.contains(':') { format!("127.0.0.1:{to}") } else { to.to_string() })
     });
     let _proxy = proxy(directory.path(), "reverse-proxy.yaml", &replaced);
-    [one, two, listen].into_iter().for_each(wait_for_port);
+    [one, two, listen].into_iter().for_each(|port| wait_for_port(port).unwrap());
     let url = format!("http://127.0.0.1:{listen}/echo");
     for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
         let reply = said(&[version, "-d", "hello", &url]);
@@ -37,15 +37,15 @@ fn a_plain_reverse_proxy_takes_http1_and_h2c_on_one_port() {
 #[test]
 fn accepting_pauses_when_descriptors_run_out_and_goes_on_after() {
     let directory = tempfile::tempdir().unwrap();
-    let [listen, one, two, status] = free_ports();
+    let [listen, one, two, status] = free_ports().unwrap();
     let _apps = [app(&["http_app.py", &one.to_string()]), app(&["http_app.py", &two.to_string()])];
     let replaced =
         [("127.0.0.1:8080", format!("127.0.0.1:{listen}")), ("9001", one.to_string()), ("9002", two.to_string())]
             .map(|(from, to)| (from.to_owned(), to));
     let mut command = Command::new("prlimit");
     command.arg("--nofile=64:64").arg(Binaries::locate().unwrap().find("weft-proxy").unwrap());
-    let running = start(arguments(&mut command, directory.path(), "reverse-proxy.yaml", &replaced, status));
-    [one, two, listen, status].into_iter().for_each(wait_for_port);
+    let running = start(arguments(&mut command, directory.path(), "reverse-proxy.yaml", &replaced, status)).unwrap();
+    [one, two, listen, status].into_iter().for_each(|port| wait_for_port(port).unwrap());
     let url = format!("http://127.0.0.1:{listen}/size/3");
     assert_eq!(said(&[&url]), "xxx");
     let held: Vec<_> = (0..120).map(|_| TcpStream::connect(("127.0.0.1", listen)).unwrap()).collect();

@@ -5,9 +5,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use weft_cli::binaries::Binaries;
+use weft_integration::authority::Authority;
 
 use crate::chain::by_openssl;
-use crate::support::{Authority, BACKEND, CLIENT, DEADLINE, app, arguments, free_ports, start, wait_for_port};
+use crate::support::{BACKEND, CLIENT, DEADLINE, app, arguments, free_ports, start, wait_for_port};
 
 /// The proxy before an HTTP application, by the example; `ports`: mesh TLS, bytes, application, status.
 fn inbound(directory: &Path, ports: [u16; 4]) -> Command {
@@ -25,10 +26,10 @@ fn inbound(directory: &Path, ports: [u16; 4]) -> Command {
 
 /// A directory with the roots, the proxy's identity that ends `life` from now, and the client's, which is good.
 fn files(life: i64) -> (tempfile::TempDir, (PathBuf, PathBuf)) {
-    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new());
-    std::fs::write(directory.path().join("roots.pem"), &authority.1).unwrap();
-    authority.write(directory.path(), "server", BACKEND, life);
-    let client = authority.write(directory.path(), "client", CLIENT, 3600);
+    let (directory, authority) = (tempfile::tempdir().unwrap(), Authority::new().unwrap());
+    std::fs::write(directory.path().join("roots.pem"), &authority.roots).unwrap();
+    authority.write(directory.path(), "server", BACKEND, life).unwrap();
+    let client = authority.write(directory.path(), "client", CLIENT, 3600).unwrap();
     (directory, client)
 }
 
@@ -54,7 +55,7 @@ fn wait_until_readiness(port: u16, is: impl Fn(&str) -> bool) {
 #[test]
 fn an_expired_identity_does_not_start() {
     let (directory, _) = files(-60);
-    let mut child = inbound(directory.path(), free_ports())
+    let mut child = inbound(directory.path(), free_ports().unwrap())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -75,13 +76,13 @@ fn an_expired_identity_does_not_start() {
 
 #[test]
 fn an_identity_that_expires_makes_unready_and_serves_nobody() {
-    let ports = free_ports();
+    let ports = free_ports().unwrap();
     let [https, _, application, status] = ports;
     // Time enough to start and to be called once.
     let (directory, (certificate, key)) = files(8);
     let _application = app(&["http_app.py", &application.to_string()]);
-    wait_for_port(application);
-    let _proxy = start(&mut inbound(directory.path(), ports));
+    wait_for_port(application).unwrap();
+    let _proxy = start(&mut inbound(directory.path(), ports)).unwrap();
     wait_until_readiness(status, |said| said.ends_with(" 200"));
     let reply = by_openssl(https, "weft-h1/1", &certificate, &key);
     assert!(reply.contains("HTTP/1.1 200"), "{reply}");

@@ -1,56 +1,24 @@
 //! Programs as processes, on ports of loopback.
 
-use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::Path;
+use std::process::{Command, Output};
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use weft_cli::binaries::Binaries;
 use weft_integration::apps::{python, script};
+pub(crate) use weft_integration::process::{DEADLINE, Running, free_ports, start, wait_for_port};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 pub(crate) const BACKEND: &str = "spiffe://cluster.local/ns/default/sa/backend";
 
-/// A child that ends with the test.
-pub(crate) struct Running(pub(crate) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-pub(crate) fn start(command: &mut Command) -> Running {
-    Running(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
-}
-
 pub(crate) fn app(arguments: &[&str]) -> Running {
     let (file, arguments) = arguments.split_first().unwrap();
-    start(Command::new(python().unwrap()).arg(script(file).unwrap()).args(arguments))
-}
-
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().port())
-}
-
-pub(crate) fn wait_for_port(port: u16) {
-    let started = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(started.elapsed() < DEADLINE, "nothing listens on port {port}");
-        std::thread::yield_now();
-    }
+    start(Command::new(python().unwrap()).arg(script(file).unwrap()).args(arguments)).unwrap()
 }
 
 /// The example with `replaced` for what stands in it, run.
 pub(crate) fn proxy(directory: &Path, example: &str, replaced: &[(String, String)]) -> Running {
     let weft_proxy = Binaries::locate().unwrap().find("weft-proxy").unwrap();
-    start(arguments(&mut Command::new(weft_proxy), directory, example, replaced, 0))
+    start(arguments(&mut Command::new(weft_proxy), directory, example, replaced, 0)).unwrap()
 }
 
 pub(crate) fn arguments<'a>(
@@ -95,49 +63,4 @@ pub(crate) fn said(arguments: &[&str]) -> String {
     let output = curl(arguments);
     assert!(output.status.success(), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-pub(crate) struct Authority(Issuer<'static, KeyPair>, pub(crate) String);
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self(Issuer::new(params, key), pem)
-    }
-
-    /// Writes `NAME.pem` and `NAME.key` for an identity that ends `life` from now.
-    pub(crate) fn write(&self, directory: &Path, name: &str, id: &str, life: i64) -> (PathBuf, PathBuf) {
-        let (params, key) = (leaf(id, life), KeyPair::generate().unwrap());
-        let signed = params.signed_by(&key, &self.0).unwrap();
-        store(directory, name, &signed.pem(), &key)
-    }
-}
-
-/// As [`Authority::write`], but vouched for by nobody else than itself.
-pub(crate) fn write_self_signed(directory: &Path, name: &str, id: &str) -> (PathBuf, PathBuf) {
-    let (params, key) = (leaf(id, 3600), KeyPair::generate().unwrap());
-    store(directory, name, &params.self_signed(&key).unwrap().pem(), &key)
-}
-
-fn leaf(id: &str, life: i64) -> CertificateParams {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let now = SystemTime::now();
-    params.not_before = (now - Duration::from_secs(3600)).into();
-    let life_abs = Duration::from_secs(life.unsigned_abs());
-    params.not_after = if life < 0 { now - life_abs } else { now + life_abs }.into();
-    params
-}
-
-fn store(directory: &Path, name: &str, pem: &str, key: &KeyPair) -> (PathBuf, PathBuf) {
-    let (certificate, private) = (directory.join(format!("{name}.pem")), directory.join(format!("{name}.key")));
-    std::fs::write(&certificate, pem).unwrap();
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&private).unwrap();
-    file.write_all(key.serialize_pem().as_bytes()).unwrap();
-    (certificate, private)
 }

@@ -19,7 +19,7 @@ impl Translated {
     /// `server` starts one on the port it is given; `protocol` is what the service declares.
     fn start(server: impl Fn(u16) -> Running, protocol: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let [listen, port] = free_ports();
+        let [listen, port] = free_ports().unwrap();
         let replaced = [
             ("127.0.0.1:8080", format!("127.0.0.1:{listen}")),
             ("9001", port.to_string()),
@@ -28,7 +28,7 @@ impl Translated {
         ]
         .map(|(from, to)| (from.to_owned(), to));
         let running = [server(port), proxy(directory.path(), "reverse-proxy.yaml", &replaced)];
-        [port, listen].into_iter().for_each(wait_for_port);
+        [port, listen].into_iter().for_each(|port| wait_for_port(port).unwrap());
         Self { listen, _running: running, directory }
     }
 
@@ -44,7 +44,7 @@ impl Translated {
 }
 
 fn by_node(port: u16) -> Running {
-    start(Command::new("node").arg(script("h2c_app.js").unwrap()).arg(port.to_string()))
+    start(Command::new("node").arg(script("h2c_app.js").unwrap()).arg(port.to_string())).unwrap()
 }
 
 #[test]
