@@ -10,3 +10,4 @@ pub mod process;
 pub mod raw;
 pub mod records;
 pub mod samples;
+pub mod unprivileged;

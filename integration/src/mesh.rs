@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 use tokio::time::timeout;
 use weft_cli::dev::cli::progress;
 use weft_cli::dev::file::DevFile;
-use weft_cli::dev::mesh::Mesh;
+use weft_cli::dev::mesh::{Ground, Mesh};
 use weft_cli::dev::plan::Instance;
 use weft_cli::dev::process::tail;
 
@@ -50,7 +50,7 @@ pub fn with_mesh(yaml: &str, scenario: impl AsyncFnOnce(&mut TestMesh) -> anyhow
     file.name = Some(format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let mut mesh = TestMesh { mesh: Mesh::up(file, progress).await? };
+        let mut mesh = TestMesh { mesh: Mesh::up(file, Ground::Root, progress).await? };
         let result = scenario(&mut mesh).await;
         if result.is_err() {
             mesh.print_logs();

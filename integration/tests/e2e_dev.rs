@@ -138,7 +138,7 @@ fn guard_of(names: &Names, supervisor: u32) -> anyhow::Result<u32> {
     let wanted = format!("__guard\0{}\0{supervisor}\0", names.mesh);
     let entries = std::fs::read_dir("/proc")?.filter_map(Result::ok);
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.find(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(&wanted)))
+    pids.find(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&wanted)))
         .context("no guard runs")
 }
 

@@ -8,7 +8,8 @@ use crate::client::default_socket;
 use crate::demo::{self, DemoArgs};
 use crate::dev::cli::DevCommand;
 use crate::dev::enter::EnterArgs;
-use crate::dev::{self, enter, guard};
+use crate::dev::guard::{self, GuardArgs};
+use crate::dev::{self, enter};
 use crate::verbs::backup::{self, BackupArgs, RestoreArgs};
 use crate::verbs::proxies::{self, DumpArgs, LogLevelArgs, ProxiesArgs};
 use crate::verbs::resources::{self, ApplyArgs, DeleteArgs, GetArgs};
@@ -79,15 +80,6 @@ impl SocketArg {
     }
 }
 
-/// Arguments of the hidden `__guard`.
-#[derive(Debug, Args)]
-pub struct GuardArgs {
-    /// Name of the mesh.
-    pub mesh: String,
-    /// PID of its supervisor.
-    pub supervisor: i32,
-}
-
 /// Does what the command line says.
 ///
 /// # Errors
@@ -96,10 +88,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         // These need a process with one thread.
         Command::Enter(args) => enter::run(&args),
-        Command::Guard(args) => guard::run(&args.mesh, args.supervisor),
+        Command::Guard(args) => guard::run(&args),
         Command::Dev(DevCommand::Exec(args)) => dev::cli::exec(&args),
         Command::Dev(DevCommand::Down(args)) => dev::cli::down(&args),
-        Command::Demo(args) => block_on(demo::run(&args)),
+        Command::Demo(args) => {
+            let (file, ground) = demo::prepare(&args)?;
+            block_on(demo::run(&args, file, ground))
+        }
         Command::Restore(args) => backup::restore(&args),
         Command::Apply(args) => block_on(resources::apply(&args, false)),
         Command::Validate(args) => block_on(resources::apply(&args, true)),
@@ -111,8 +106,14 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Dump(args) => block_on(proxies::dump(&args)),
         Command::LogLevel(args) => block_on(proxies::log_level(&args)),
         Command::Backup(args) => block_on(backup::backup(&args)),
-        Command::Dev(DevCommand::Up(args)) => block_on(dev::cli::up(&args)),
-        Command::Dev(DevCommand::Ps(args)) => block_on(dev::cli::ps(&args)),
+        Command::Dev(DevCommand::Up(args)) => {
+            let (file, ground) = dev::cli::prepare(&args)?;
+            block_on(dev::cli::up(file, ground, args.quiet))
+        }
+        Command::Dev(DevCommand::Ps(args)) => {
+            let state = dev::cli::visit(&args)?;
+            block_on(dev::cli::ps(&state))
+        }
     }
 }
 

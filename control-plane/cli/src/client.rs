@@ -58,12 +58,25 @@ pub fn default_socket() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/run/weft/control.sock");
     }
-    // As the XDG specification says: a relative path counts as unset.
-    let directory = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let runtime = directory("XDG_RUNTIME_DIR").map(|runtime| runtime.join("weft"));
+    user_runtime().join("control.sock")
+}
+
+/// Where this user's programs keep sockets and what else a reboot may take.
+#[must_use]
+pub fn user_runtime() -> PathBuf {
+    directory("XDG_RUNTIME_DIR").map_or_else(|| user_state().join("weft"), |runtime| runtime.join("weft"))
+}
+
+/// Where this user's programs keep what stays.
+#[must_use]
+pub fn user_state() -> PathBuf {
     let state = directory("XDG_STATE_HOME").or_else(|| directory("HOME").map(|home| home.join(".local/state")));
-    let fallback = || state.unwrap_or_else(|| PathBuf::from(".")).join("weft/weft");
-    runtime.unwrap_or_else(fallback).join("control.sock")
+    state.unwrap_or_else(|| PathBuf::from(".")).join("weft")
+}
+
+/// As the XDG specification says: a relative path counts as unset.
+fn directory(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// What a failed call means, in words.

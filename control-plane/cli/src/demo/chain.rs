@@ -1,6 +1,5 @@
 //! Requests over the whole chain, and the trace of one of them through every proxy's records.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +8,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::hops::{self, Hop, Record, compare};
-use super::load::Connection;
+use super::load::Door;
 use super::summary::ChainCounts;
 use crate::dev::mesh::Mesh;
 use crate::dev::ready::wait_for;
@@ -29,7 +28,7 @@ const PING: &str = "exec 3<>/dev/tcp/store/6379 && printf 'PING\\r\\n' >&3 && he
 /// The chain behind a gateway.
 #[derive(Debug)]
 pub struct Chain {
-    address: SocketAddr,
+    door: Door,
 }
 
 /// One request, seen by every proxy on its way.
@@ -44,10 +43,10 @@ pub struct Traced {
 }
 
 impl Chain {
-    /// Behind the gateway at `address`.
+    /// Behind a gateway.
     #[must_use]
-    pub const fn new(address: SocketAddr) -> Self {
-        Self { address }
+    pub const fn new(door: Door) -> Self {
+        Self { door }
     }
 
     /// Sends requests one after the other on one connection each, and reads who answered: at least `count`, and then, a
@@ -76,7 +75,7 @@ impl Chain {
     }
 
     async fn request(&self, headers: &[(&str, &str)]) -> anyhow::Result<Value> {
-        let mut connection = Connection::open(self.address).await?;
+        let mut connection = self.door.open().await?;
         let (status, body) = connection.get("/articles/1", headers).await?;
         anyhow::ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body).trim());
         Ok(serde_json::from_slice(&body)?)

@@ -15,8 +15,9 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::dev::host_network::HostNetwork;
 
 /// How long a request may take before it counts as failed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,22 +65,33 @@ pub struct Connection {
     address: SocketAddr,
 }
 
-impl Connection {
+/// Where a gateway listens.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// In which network.
+    pub network: HostNetwork,
+    /// At which address.
+    pub address: SocketAddr,
+}
+
+impl Door {
     /// Connects.
     ///
     /// # Errors
     /// Nobody listens.
-    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address).await.context("connect")?;
+    pub async fn open(&self) -> anyhow::Result<Connection> {
+        let stream = self.network.connect(self.address).await.context("connect")?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
         tokio::task::spawn_local(async move {
             // What goes wrong is seen by the request in flight; an idle connection may be closed at will.
             connection.await.ok();
         });
-        Ok(Self { sender, address })
+        Ok(Connection { sender, address: self.address })
     }
+}
 
+impl Connection {
     /// GET, whole answer.
     ///
     /// # Errors
@@ -112,9 +124,9 @@ pub struct Load {
 impl Load {
     /// Starts `rate` requests per second for `paths`, in turn. Must run inside a `LocalSet`.
     #[must_use]
-    pub fn start(address: SocketAddr, rate: u32, paths: &'static [&'static str]) -> Self {
+    pub fn start(door: Door, rate: u32, paths: &'static [&'static str]) -> Self {
         let counts = Rc::new(RefCell::new(Counts::default()));
-        let task = tokio::task::spawn_local(generate(address, rate, paths, Rc::clone(&counts)));
+        let task = tokio::task::spawn_local(generate(door, rate, paths, Rc::clone(&counts)));
         Self { counts, task, started: Instant::now() }
     }
 
@@ -140,7 +152,8 @@ impl Load {
     }
 }
 
-async fn generate(address: SocketAddr, rate: u32, paths: &'static [&'static str], counts: Rc<RefCell<Counts>>) {
+async fn generate(door: Door, rate: u32, paths: &'static [&'static str], counts: Rc<RefCell<Counts>>) {
+    let door = Rc::new(door);
     let idle: Rc<RefCell<Vec<Connection>>> = Rc::default();
     let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
     // Late ticks are made up for, so that the rate holds on a busy machine.
@@ -149,11 +162,11 @@ async fn generate(address: SocketAddr, rate: u32, paths: &'static [&'static str]
     for number in 0_u64.. {
         ticks.tick().await;
         let path = turn.next().copied().unwrap_or("/");
-        let (idle, counts) = (Rc::clone(&idle), Rc::clone(&counts));
+        let (door, idle, counts) = (Rc::clone(&door), Rc::clone(&idle), Rc::clone(&counts));
         counts.borrow_mut().sent += 1;
         tokio::task::spawn_local(async move {
             let start = Instant::now();
-            let result = timeout(REQUEST_TIMEOUT, request(address, path, number % 2 == 0, &idle, &counts)).await;
+            let result = timeout(REQUEST_TIMEOUT, request(&door, path, number % 2 == 0, &idle, &counts)).await;
             let result = result.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in {REQUEST_TIMEOUT:?}")));
             let mut counts = counts.borrow_mut();
             match result {
@@ -173,7 +186,7 @@ async fn generate(address: SocketAddr, rate: u32, paths: &'static [&'static str]
 }
 
 async fn request(
-    address: SocketAddr,
+    door: &Door,
     path: &str,
     new: bool,
     idle: &RefCell<Vec<Connection>>,
@@ -187,7 +200,7 @@ async fn request(
     }
     let mut connection = match kept {
         Some(connection) => connection,
-        None => Connection::open(address).await?,
+        None => door.open().await?,
     };
     let headers: &[(&str, &str)] = if new { &[("connection", "close")] } else { &[] };
     let (status, body) = connection.get(path, headers).await?;
@@ -245,7 +258,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             tokio::task::spawn_local(serve(listener, bad));
-            let load = Load::start(address, 500, &["/a", "/b"]);
+            let load = Load::start(Door { network: HostNetwork::Here, address }, 500, &["/a", "/b"]);
             while load.counts().sent < 100 {
                 sleep(Duration::from_millis(1)).await;
             }

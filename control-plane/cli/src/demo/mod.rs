@@ -16,11 +16,11 @@ use clap::Args;
 use tokio::time::sleep;
 
 use self::chain::Chain;
-use self::load::Load;
+use self::load::{Door, Load};
 use self::summary::{Outage, Summary, Traffic};
 use crate::dev::cli::{Stop, progress};
 use crate::dev::file::DevFile;
-use crate::dev::mesh::Mesh;
+use crate::dev::mesh::{Ground, Mesh};
 
 /// The applications; the same file that `weft dev up` takes.
 const BLOG: &str = include_str!("../../../../deploy/examples/dev/blog.yaml");
@@ -53,11 +53,11 @@ pub struct DemoArgs {
     pub mesh: String,
 }
 
-/// Runs the demo.
+/// What the demo is to start, and where. Must be called while the process has one thread.
 ///
 /// # Errors
-/// Something did not start; with `--check` also: something is not as promised.
-pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
+/// A name that is none; those of [`Ground::find`].
+pub fn prepare(args: &DemoArgs) -> anyhow::Result<(DevFile, Ground)> {
     let mut file = DevFile::parse(BLOG)?;
     file.name = Some(args.mesh.clone());
     for gateway in &mut file.gateways {
@@ -65,9 +65,18 @@ pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     }
     let problems = file.problems();
     anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
+    let ground = Ground::find(&file)?;
+    Ok((file, ground))
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// Something did not start; with `--check` also: something is not as promised.
+pub async fn run(args: &DemoArgs, file: DevFile, ground: Ground) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let mut mesh = tokio::select! {
-        mesh = Mesh::up(file, progress) => mesh?,
+        mesh = Mesh::up(file, ground, progress) => mesh?,
         // The guard takes away what there is by then.
         () = stop.wait() => anyhow::bail!("interrupted while starting"),
     };
@@ -102,7 +111,8 @@ async fn check(mesh: &mut Mesh, address: SocketAddr) -> anyhow::Result<()> {
 /// Everything there is to see, with a line for each.
 async fn measure(mesh: &mut Mesh, address: SocketAddr, outages: &[Duration]) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
-    let chain = Chain::new(address);
+    let door = Door { network: mesh.host_network(), address };
+    let chain = Chain::new(door.clone());
     summary.chain = chain.requests(60, USERS).await;
     progress(&summary.chain.line());
     let traced = chain.traced(mesh).await.context("one request's trace")?;
@@ -114,7 +124,7 @@ async fn measure(mesh: &mut Mesh, address: SocketAddr, outages: &[Duration]) -> 
     }
     summary.trace_id = traced.trace_id;
     summary.hops = traced.hops;
-    let load = Load::start(address, RATE, PATHS);
+    let load = Load::start(door, RATE, PATHS);
     sleep(CALM).await;
     for &away in outages {
         let outage = outage(mesh, &load, away).await?;

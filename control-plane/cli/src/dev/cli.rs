@@ -1,6 +1,5 @@
 //! `weft dev up | exec | ps | down`.
 
-use crate::dev::hosts::app_binds;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -11,11 +10,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::enter::{self, EnterArgs};
+use super::enter;
 use super::file::DevFile;
-use super::mesh::Mesh;
+use super::home::is_privileged;
+use super::mesh::{Ground, Mesh};
 use super::plan::{Instance, Names, PROXY_STATUS_PORT};
 use super::ready::probe;
+use super::rootless;
 use super::state::{self, Lock, State};
 use super::terminal;
 
@@ -69,20 +70,29 @@ pub struct ExecArgs {
     pub command: Vec<String>,
 }
 
-/// Starts and stays.
+/// What `up` is to start, and where. Must be called while the process has one thread.
 ///
 /// # Errors
-/// Those of [`Mesh::up`]; the control plane or a proxy ends.
-pub async fn up(args: &UpArgs) -> anyhow::Result<()> {
+/// The file is not as it should be; those of [`Ground::find`].
+pub fn prepare(args: &UpArgs) -> anyhow::Result<(DevFile, Ground)> {
     let mut file = DevFile::read(&args.file)?;
     if args.mesh.is_some() {
         file.name.clone_from(&args.mesh);
         let problems = file.problems();
         anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));
     }
+    let ground = Ground::find(&file)?;
+    Ok((file, ground))
+}
+
+/// Starts and stays.
+///
+/// # Errors
+/// Those of [`Mesh::up`]; the control plane or a proxy ends.
+pub async fn up(file: DevFile, ground: Ground, quiet: bool) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let mut mesh = tokio::select! {
-        mesh = Mesh::up(file, progress) => mesh?,
+        mesh = Mesh::up(file, ground, progress) => mesh?,
         // The guard takes away what there is by then.
         () = stop.wait() => anyhow::bail!("interrupted while starting"),
     };
@@ -90,7 +100,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<()> {
     progress(&format!("ready. `weft dev exec --mesh {name} APP -- CMD` runs a command in it; Ctrl-C ends it"));
     let logs = mesh.names.logs();
     let follow = async {
-        if args.quiet {
+        if quiet {
             std::future::pending::<()>().await;
         }
         terminal::follow(&logs).await;
@@ -146,14 +156,13 @@ pub fn exec(args: &ExecArgs) -> anyhow::Result<()> {
     let names = Names::new(&args.mesh.mesh);
     let state = State::read(&names)?;
     let instance = find(&state, &args.app)?;
-    let binds = app_binds(&names.directory());
-    enter::run(&EnterArgs {
-        netns: Some(instance.netns.clone()),
-        binds,
-        user: instance.user.or(state.user),
-        parent: None,
-        command: args.command.clone(),
-    })
+    join(&names, &state)?;
+    enter::run(&enter::enter_app(&names, instance, state.user, state.owner, args.command.clone()))
+}
+
+/// Goes where the mesh's names and addresses mean something. Must be called while the process has one thread.
+fn join(names: &Names, state: &State) -> anyhow::Result<()> {
+    if state.owner.is_some() { rootless::join(names, state) } else { Ok(()) }
 }
 
 fn find<'a>(state: &'a State, name: &str) -> anyhow::Result<&'a Instance> {
@@ -164,12 +173,22 @@ fn find<'a>(state: &'a State, name: &str) -> anyhow::Result<&'a Instance> {
     })
 }
 
-/// Prints the instances.
+/// A running mesh, entered if it has namespaces to enter. Must be called while the process has one thread.
 ///
 /// # Errors
 /// No such mesh.
-pub async fn ps(args: &MeshArg) -> anyhow::Result<()> {
-    let state = State::read(&Names::new(&args.mesh))?;
+pub fn visit(args: &MeshArg) -> anyhow::Result<State> {
+    let names = Names::new(&args.mesh);
+    let state = State::read(&names)?;
+    join(&names, &state)?;
+    Ok(state)
+}
+
+/// Prints the instances.
+///
+/// # Errors
+/// Standard output is closed.
+pub async fn ps(state: &State) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for instance in &state.instances {
         let ready = if instance.sidecar {
@@ -199,10 +218,10 @@ fn pids_in(netns: &str) -> String {
 /// # Errors
 /// The supervisor does not end, or something cannot be removed.
 pub fn down(args: &MeshArg) -> anyhow::Result<()> {
-    anyhow::ensure!(nix::unistd::geteuid().is_root(), "namespaces need root: run this with sudo");
     let names = Names::new(&args.mesh);
+    let sweep = if is_privileged() { state::sweep } else { rootless::sweep };
     if let Some(_lock) = Lock::try_take(&names.lock_file())? {
-        return state::sweep(&names);
+        return sweep(&names);
     }
     let state = State::read(&names)?;
     // It may end at this moment.
@@ -210,5 +229,5 @@ pub fn down(args: &MeshArg) -> anyhow::Result<()> {
     let _lock = Lock::take_within(&names.lock_file(), DOWN_WAIT)?.with_context(|| {
         format!("the supervisor (process {}) does not end within {} s", state.supervisor, DOWN_WAIT.as_secs())
     })?;
-    state::sweep(&names)
+    sweep(&names)
 }

@@ -16,6 +16,11 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
+use super::confine::confine;
+use super::hosts::app_binds;
+use super::plan::{Instance, Names};
+use super::rootless::Owner;
+
 /// Flags of `__enter`.
 #[derive(Debug, Default, Args)]
 pub struct EnterArgs {
@@ -25,9 +30,15 @@ pub struct EnterArgs {
     /// SOURCE:TARGET mounts in a private mount namespace.
     #[arg(long = "bind", value_parser = bind)]
     pub binds: Vec<(PathBuf, PathBuf)>,
+    /// Directories to show empty in a private mount namespace.
+    #[arg(long = "hide")]
+    pub hidden: Vec<PathBuf>,
     /// UID and GID to become.
     #[arg(long)]
     pub user: Option<u32>,
+    /// UID:GID to be called in a user namespace without any capability.
+    #[arg(long, value_parser = owner)]
+    pub confine: Option<Owner>,
     /// PID of the supervisor: be killed when it dies.
     #[arg(long)]
     pub parent: Option<i32>,
@@ -47,6 +58,12 @@ impl EnterArgs {
         for (source, target) in &self.binds {
             arguments.extend(["--bind".to_owned(), format!("{}:{}", source.display(), target.display())]);
         }
+        for hidden in &self.hidden {
+            arguments.extend(["--hide".to_owned(), hidden.display().to_string()]);
+        }
+        if let Some(Owner { uid, gid }) = self.confine {
+            arguments.extend(["--confine".to_owned(), format!("{uid}:{gid}")]);
+        }
         if let Some(user) = self.user {
             arguments.extend(["--user".to_owned(), user.to_string()]);
         }
@@ -59,9 +76,36 @@ impl EnterArgs {
     }
 }
 
+/// What runs `command` as the application of an instance runs: its network, its names, its user (`user` unless the file
+/// names one). In a mesh without root it is confined and does not see the mesh's keys.
+#[must_use]
+pub fn enter_app(
+    names: &Names,
+    instance: &Instance,
+    user: Option<u32>,
+    owner: Option<Owner>,
+    command: Vec<String>,
+) -> EnterArgs {
+    EnterArgs {
+        netns: Some(instance.netns.clone()),
+        binds: app_binds(&names.directory()),
+        hidden: owner.map(|_| names.directory()).into_iter().collect(),
+        user: instance.user.or(user),
+        confine: owner,
+        parent: None,
+        command,
+    }
+}
+
 fn bind(text: &str) -> Result<(PathBuf, PathBuf), String> {
     let (source, target) = text.split_once(':').ok_or("expected SOURCE:TARGET")?;
     Ok((source.into(), target.into()))
+}
+
+fn owner(text: &str) -> Result<Owner, String> {
+    let (uid, gid) = text.split_once(':').ok_or("expected UID:GID")?;
+    let number = |text: &str| text.parse().map_err(|_| format!("{text:?} is no number"));
+    Ok(Owner { uid: number(uid)?, gid: number(gid)? })
 }
 
 /// Enters and executes; returns only on failure.
@@ -74,11 +118,14 @@ pub fn run(args: &EnterArgs) -> anyhow::Result<()> {
         let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
         setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {path}"))?;
     }
-    if !args.binds.is_empty() {
-        mount_privately(&args.binds)?;
+    if !args.binds.is_empty() || !args.hidden.is_empty() {
+        mount_privately(&args.binds, &args.hidden)?;
     }
     if let Some(user) = args.user {
         become_user(user)?;
+    }
+    if let Some(owner) = args.confine {
+        confine(owner)?;
     }
     if let Some(parent) = args.parent {
         // After the change of user, which would clear it.
@@ -90,7 +137,7 @@ pub fn run(args: &EnterArgs) -> anyhow::Result<()> {
     Err(error).with_context(|| format!("cannot execute {program:?}"))
 }
 
-fn mount_privately(binds: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
+fn mount_privately(binds: &[(PathBuf, PathBuf)], hidden: &[PathBuf]) -> anyhow::Result<()> {
     let none: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     // Slave: mounts made on the host later (a new network namespace's name) still appear here, ours never there.
@@ -98,6 +145,11 @@ fn mount_privately(binds: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
     for (source, target) in binds {
         mount(Some(source), target, none, MsFlags::MS_BIND, none)
             .with_context(|| format!("cannot mount {} over {}", source.display(), target.display()))?;
+    }
+    // After what comes from there: that stays.
+    for directory in hidden {
+        mount(Some("none"), directory, Some("tmpfs"), MsFlags::MS_RDONLY, none)
+            .with_context(|| format!("cannot hide {}", directory.display()))?;
     }
     Ok(())
 }
@@ -125,7 +177,9 @@ mod tests {
         let args = EnterArgs {
             netns: Some("weft.t.a-0".to_owned()),
             binds: vec![("/a b".into(), "/etc/hosts".into())],
+            hidden: vec!["/c d".into()],
             user: Some(2113),
+            confine: Some(Owner { uid: 1000, gid: 100 }),
             parent: Some(1),
             command: vec!["sh".to_owned(), "-c".to_owned(), "--netns".to_owned()],
         };

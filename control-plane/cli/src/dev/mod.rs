@@ -4,9 +4,12 @@
 //! anywhere else, with the same flags; nothing in them knows of it.
 
 pub mod cli;
+mod confine;
 pub mod enter;
 pub mod file;
 pub mod guard;
+pub mod home;
+pub mod host_network;
 pub mod hosts;
 pub mod mesh;
 pub mod net;
@@ -14,5 +17,6 @@ pub mod plan;
 pub mod process;
 pub mod ready;
 pub mod resources;
+pub mod rootless;
 pub mod state;
 pub mod terminal;

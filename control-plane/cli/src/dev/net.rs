@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
+use nix::net::if_::if_nametoindex;
 use serde::Deserialize;
 
 use super::plan::{Instance, Names, host_address};
@@ -24,6 +25,8 @@ pub fn create_switch(names: &Names, range: Ipv4Net, ipv6: bool) -> anyhow::Resul
         format!("link add {link} type veth peer name uplink netns {switch}"),
         format!("address add {}/16 dev {link}", host_address(range)),
         format!("link set {link} up"),
+        // In a network namespace of the mesh's own it is down; own addresses are reached over it.
+        "link set lo up".to_owned(),
     ];
     if ipv6 {
         lines.push(format!("address add {}/64 dev {link} nodad", names.ipv6(1)));
@@ -75,13 +78,13 @@ pub fn delete(names: &Names) -> anyhow::Result<()> {
         ip(&["netns", "delete", &netns])?;
     }
     let link = names.host_link();
-    if std::path::Path::new("/sys/class/net").join(&link).exists() {
-        // The kernel deletes it by itself, a moment after the switch's namespace: then it is gone between look and act.
-        if let Err(error) = ip(&["link", "delete", &link])
-            && std::path::Path::new("/sys/class/net").join(&link).exists()
-        {
-            return Err(error);
-        }
+    let exists = || if_nametoindex(link.as_str()).is_ok();
+    // The kernel deletes it by itself, a moment after the switch's namespace: then it is gone between look and act.
+    if exists()
+        && let Err(error) = ip(&["link", "delete", &link])
+        && exists()
+    {
+        return Err(error);
     }
     Ok(())
 }

@@ -2,19 +2,13 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::file::DevFile;
-
-/// Where meshes keep their state while they run. Root's, and emptied by a reboot like the namespaces themselves.
-pub const ROOT: &str = "/run/weft/dev";
-
-/// Where meshes write their logs and access records; they stay until the next mesh of the same name. Not in `/run`,
-/// which is memory and small.
-pub const LOGS: &str = "/var/log/weft/dev";
+use super::home::Home;
 
 /// Port of the control plane's gRPC door.
 pub const CONTROL_PORT: u16 = 15012;
@@ -28,31 +22,45 @@ pub const PROXY_STATUS_PORT: u16 = 15020;
 pub struct Names {
     /// The mesh.
     pub mesh: String,
+    /// Where it lives.
+    pub home: Home,
 }
 
 impl Names {
-    /// Of the mesh `mesh`.
+    /// Of the mesh `mesh` of whoever runs this.
     #[must_use]
     pub fn new(mesh: &str) -> Self {
-        Self { mesh: mesh.to_owned() }
+        Self { mesh: mesh.to_owned(), home: Home::own() }
     }
 
     /// Directory with state and sockets; gone when the mesh is.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        Path::new(ROOT).join(&self.mesh)
+        self.home.state.join(&self.mesh)
     }
 
     /// Directory with logs and access records.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
-        Path::new(LOGS).join(&self.mesh)
+        self.home.logs.join(&self.mesh)
     }
 
     /// Held locked by whoever owns the mesh.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {
-        Path::new(ROOT).join(format!("{}.lock", self.mesh))
+        self.home.state.join(format!("{}.lock", self.mesh))
+    }
+
+    /// Held locked while a mesh chooses its addresses.
+    #[must_use]
+    pub fn addresses_lock(&self) -> PathBuf {
+        self.home.state.join("addresses.lock")
+    }
+
+    /// What to say when somebody else holds that lock.
+    #[must_use]
+    pub fn is_taken(&self) -> String {
+        format!("a mesh {:?} is already running; `weft dev down --mesh {0}` ends it", self.mesh)
     }
 
     /// The operators' socket of its control plane.

@@ -3,6 +3,7 @@
 //! They write their logs straight to files, never into pipes: a supervisor that is busy or stopped cannot block them.
 
 use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct Spawn<'a> {
     pub enter: EnterArgs,
     /// Added to the environment.
     pub env: Vec<(String, String)>,
+    /// Its standard input; `None`: nothing.
+    pub stdin: Option<OwnedFd>,
     /// The `weft` binary.
     pub weft: &'a Path,
 }
@@ -63,7 +66,12 @@ impl Spawn<'_> {
         }
         // What it writes goes to a file.
         command.env("NO_COLOR", "1").envs(self.env);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).kill_on_drop(true);
+        command
+            .stdin(self.stdin.map_or_else(Stdio::null, Stdio::from))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.weft.display()))?;
         if let Some(pid) = child.id() {
             state::note_process(names, pid)?;

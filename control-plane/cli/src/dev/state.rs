@@ -16,8 +16,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::home::is_privileged;
 use super::net;
-use super::plan::{Instance, Names, ROOT};
+use super::plan::{Instance, Names};
+use super::rootless::Owner;
 
 /// How long killed processes may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,6 +39,8 @@ pub struct State {
     pub instances: Vec<Instance>,
     /// UID that applications run as by default.
     pub user: Option<u32>,
+    /// Who runs the mesh without root; `None`: root does.
+    pub owner: Option<Owner>,
 }
 
 impl State {
@@ -47,8 +51,9 @@ impl State {
     pub fn read(names: &Names) -> anyhow::Result<Self> {
         let path = names.directory().join("state.json");
         let text = fs::read(&path).with_context(|| {
+            let sudo = if is_privileged() { "" } else { ", or use sudo for one that root started" };
             format!(
-                "no mesh {:?} is running here ({} cannot be read); start one with `weft dev up FILE`",
+                "no mesh {:?} of yours is running ({} cannot be read); start one with `weft dev up FILE`{sudo}",
                 names.mesh,
                 path.display()
             )
@@ -82,7 +87,9 @@ impl Lock {
     /// # Errors
     /// The lock file cannot be made.
     pub fn try_take(path: &Path) -> anyhow::Result<Option<Self>> {
-        fs::create_dir_all(ROOT).with_context(|| format!("cannot make {ROOT}"))?;
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         match file.try_lock() {
@@ -189,7 +196,7 @@ fn start_time(pid: u32) -> Option<u64> {
 }
 
 /// Dead, but its parent has not looked yet; it holds nothing.
-fn is_zombie(pid: u32) -> bool {
+pub(super) fn is_zombie(pid: u32) -> bool {
     stat_fields(pid).is_none_or(|fields| fields.first().is_some_and(|state| matches!(state.as_str(), "Z" | "X")))
 }
 

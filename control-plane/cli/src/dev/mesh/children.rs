@@ -1,19 +1,21 @@
 //! Starting the children of a mesh, each with the flags that an operator would give it.
 
-use crate::dev::hosts::app_binds;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use weft_core::intercept::PROXY_MARK;
 use weft_proto::v1::{ApplyRequest, CreateTokenRequest};
 
 use super::waiting::until_ready;
-use super::{CONTROL_DEADLINE, Mesh, PROXY_USER, default_user};
+use super::{CONTROL_DEADLINE, Mesh, default_user};
 use crate::client::{Clients, explain};
-use crate::dev::enter::EnterArgs;
+use crate::dev::enter::{EnterArgs, enter_app};
 use crate::dev::file::{App, Gateway};
+use crate::dev::home::PROXY_USER;
 use crate::dev::plan::{CONTROL_PORT, CONTROL_STATUS_PORT, Instance, host_address};
 use crate::dev::process::{Process, Spawn};
 use crate::dev::ready::probe;
@@ -50,6 +52,7 @@ impl Mesh {
             log: self.log("control-plane"),
             enter: EnterArgs { command, ..EnterArgs::default() },
             env: Vec::new(),
+            stdin: None,
             weft: &self.weft,
         };
         let mut process = spawn.start(&self.names)?;
@@ -97,13 +100,14 @@ impl Mesh {
     /// Writes the redirection into the instance's namespace.
     async fn init(&self, instance: &Instance, app: &App) -> anyhow::Result<()> {
         let mut command = vec![self.binaries.find("weft-proxy")?.display().to_string(), "init".to_owned()];
-        command.push(format!("--proxy-uid={PROXY_USER}"));
+        command.push(self.mark().unwrap_or_else(|| format!("--proxy-uid={PROXY_USER}")));
         command.extend(app.init_args.iter().cloned());
         let spawn = Spawn {
             name: format!("init of {}", instance.name),
             log: self.log(&format!("{}.init", instance.name)),
             enter: EnterArgs { netns: Some(instance.netns.clone()), command, ..EnterArgs::default() },
             env: Vec::new(),
+            stdin: None,
             weft: &self.weft,
         };
         let mut process = spawn.start(&self.names)?;
@@ -121,6 +125,7 @@ impl Mesh {
         let token = self.token(&instance.name, &app.namespace, app.account()).await?;
         let mut command = self.proxy_command(&instance.name, &token)?;
         command.push("--role=sidecar".to_owned());
+        command.extend(self.mark());
         command.push(format!("--instance-id={}", instance.name));
         let addresses = [Some(IpAddr::from(instance.address)), instance.address6.map(IpAddr::from)];
         command.extend(addresses.iter().flatten().map(|address| format!("--address={address}")));
@@ -134,17 +139,31 @@ impl Mesh {
         command.push(format!("--inbound-mode={}", app.inbound_mode.flag()));
         command.extend(app.proxy_args.iter().cloned());
         let netns = Some(instance.netns.clone());
-        self.spawn_proxy(&instance.name, &format!("sidecar of {}", instance.name), netns, command)
+        self.spawn_proxy(
+            &instance.name,
+            format!("sidecar of {}", instance.name),
+            EnterArgs { netns, command, ..EnterArgs::default() },
+            None,
+        )
+    }
+
+    /// What tells `init` and sidecars of the packet mark, where sidecars have no user of their own.
+    fn mark(&self) -> Option<String> {
+        self.rootless.as_ref().map(|_| format!("--mark={PROXY_MARK:#x}"))
     }
 
     pub(super) async fn start_gateway(&mut self, gateway: &Gateway) -> anyhow::Result<()> {
         let token = self.token(&gateway.name, "default", &gateway.name).await?;
         let mut command = self.proxy_command(&gateway.name, &token)?;
-        command.extend(["--role=gateway".to_owned(), format!("--listen={}", gateway.listen)]);
+        let listener = self.rootless.as_ref().map(|rootless| rootless.listener(&gateway.name)).transpose()?;
+        // Standard input is the one descriptor that children inherit.
+        let door = if listener.is_some() { "--listen-fd=0".to_owned() } else { format!("--listen={}", gateway.listen) };
+        command.extend(["--role=gateway".to_owned(), door]);
         command.push(format!("--service={}", gateway.service));
         command.push(format!("--instance-id={}", gateway.name));
         command.push(format!("--status-listen={}", self.gateway_status(self.gateways.len())));
-        let process = self.spawn_proxy(&gateway.name, &format!("gateway {}", gateway.name), None, command)?;
+        let enter = EnterArgs { command, ..EnterArgs::default() };
+        let process = self.spawn_proxy(&gateway.name, format!("gateway {}", gateway.name), enter, listener)?;
         self.gateways.push(process);
         Ok(())
     }
@@ -152,7 +171,7 @@ impl Mesh {
     fn proxy_command(&self, name: &str, token: &Path) -> anyhow::Result<Vec<String>> {
         let access = if self.file.access_log { self.access_log(name).display().to_string() } else { "off".to_owned() };
         Ok(vec![
-            self.proxy_binary().display().to_string(),
+            self.proxy_binary()?.display().to_string(),
             "run".to_owned(),
             format!("--control-plane={}", self.control_address()),
             format!("--join-token-file={}", token.display()),
@@ -166,20 +185,30 @@ impl Mesh {
     fn spawn_proxy(
         &self,
         file: &str,
-        name: &str,
-        netns: Option<String>,
-        command: Vec<String>,
+        name: String,
+        mut enter: EnterArgs,
+        stdin: Option<OwnedFd>,
     ) -> anyhow::Result<Process> {
-        // The proxy's user may be unable to walk to the place it was built in (a home directory), so it sees the
-        // binary under the mesh's own directory.
-        let target = self.proxy_binary();
-        if !target.exists() {
-            fs::write(&target, b"").with_context(|| format!("cannot make {}", target.display()))?;
+        if self.rootless.is_none() {
+            let target = self.proxy_binary()?;
+            if !target.exists() {
+                fs::write(&target, b"").with_context(|| format!("cannot make {}", target.display()))?;
+            }
+            enter.binds.push((self.binaries.find("weft-proxy")?, target));
+            enter.user = Some(PROXY_USER);
         }
-        let binds = vec![(self.binaries.find("weft-proxy")?, target)];
-        let enter = EnterArgs { netns, binds, user: Some(PROXY_USER), parent: None, command };
         let log = self.log(&format!("{file}.proxy"));
-        Spawn { name: name.to_owned(), log, enter, env: Vec::new(), weft: &self.weft }.start(&self.names)
+        Spawn { name, log, enter, env: Vec::new(), stdin, weft: &self.weft }.start(&self.names)
+    }
+
+    /// The proxy as its user sees it: one of its own may be unable to walk to the place it was built in (a home directory),
+    /// so it finds the binary under the mesh's directory.
+    fn proxy_binary(&self) -> anyhow::Result<PathBuf> {
+        if self.rootless.is_some() {
+            self.binaries.find("weft-proxy")
+        } else {
+            Ok(self.directory().join("bin/weft-proxy"))
+        }
     }
 
     /// Makes a join token, and what the proxy `name` may write to: a directory and its access records.
@@ -199,7 +228,7 @@ impl Mesh {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         let access = self.access_log(name);
         fs::write(&access, b"").with_context(|| format!("cannot write {}", access.display()))?;
-        for owned in [&own, &path, &access] {
+        for owned in [&own, &path, &access].into_iter().filter(|_| self.rootless.is_none()) {
             chown(owned, Some(PROXY_USER), Some(PROXY_USER))?;
         }
         Ok(path)
@@ -216,6 +245,7 @@ impl Mesh {
             log: self.log(&instance.name),
             enter: self.enter_app(instance, app.command.argv()),
             env,
+            stdin: None,
             weft: &self.weft,
         };
         spawn.start(&self.names)
@@ -224,9 +254,8 @@ impl Mesh {
     /// What runs `command` as the instance's application runs: its namespaces, its names, its user.
     #[must_use]
     pub fn enter_app(&self, instance: &Instance, command: Vec<String>) -> EnterArgs {
-        let user = instance.user.or_else(default_user);
-        let binds = app_binds(&self.directory());
-        EnterArgs { netns: Some(instance.netns.clone()), binds, user, parent: None, command }
+        let user = if self.rootless.is_none() { default_user() } else { None };
+        enter_app(&self.names, instance, user, self.rootless.as_ref().map(|rootless| rootless.owner), command)
     }
 
     /// A command that runs as the instance's application runs. It is killed when its handle is dropped.

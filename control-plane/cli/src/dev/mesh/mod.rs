@@ -1,6 +1,6 @@
 //! A mesh on this machine, from nothing to ready and back.
 //!
-//! Order: own the name → clean what a dead owner left → addresses → switch → control plane → services and tokens →
+//! Order: (without root: enter a user namespace, see [`super::rootless`] →) own the name → clean what a dead owner left → addresses → switch → control plane → services and tokens →
 //! per instance namespace, rules, sidecar, application → gateways → wait until everything says that it is ready.
 //! Every wait has a deadline, and its error shows the log of what did not come up.
 
@@ -9,8 +9,9 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
 
@@ -21,16 +22,17 @@ use weft_proto::v1::{StatusRequest, StatusResponse};
 
 use self::waiting::keep_hosts;
 use super::file::{App, DevFile};
+use super::home::is_privileged;
+use super::host_network::HostNetwork;
 use super::hosts::{self, Addresses};
-use super::plan::{CONTROL_PORT, Instance, Names, PROXY_STATUS_PORT, ROOT, free_range, host_address, instances};
+use super::plan::{CONTROL_PORT, Instance, Names, PROXY_STATUS_PORT, free_range, host_address, instances};
 use super::process::Process;
+use super::rootless::{self, Left, Owner};
 use super::state::{self, Lock, State};
 use super::{guard, net};
 use crate::binaries::Binaries;
 use crate::client::{Clients, explain};
 
-/// UID and GID of sidecars.
-pub const PROXY_USER: u32 = 2113;
 /// How long the control plane may take to be ready.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a process may take to end after SIGTERM.
@@ -62,18 +64,56 @@ pub struct Mesh {
     binaries: Binaries,
     weft: PathBuf,
     guard: Option<Child>,
+    rootless: Option<Rootless>,
     // Last: released after everything else is gone.
     lock: Lock,
+}
+
+/// What a mesh without root has and needs besides.
+#[derive(Debug)]
+struct Rootless {
+    owner: Owner,
+    /// Of the gateways, by name, on this machine.
+    listeners: BTreeMap<String, TcpListener>,
+    network: HostNetwork,
+}
+
+impl Rootless {
+    /// A descriptor for the gateway of this name.
+    fn listener(&self, gateway: &str) -> anyhow::Result<OwnedFd> {
+        let listener = self.listeners.get(gateway).with_context(|| format!("no listener for gateway {gateway}"))?;
+        Ok(listener.try_clone()?.into())
+    }
+}
+
+/// Where a mesh is made.
+#[derive(Debug)]
+pub enum Ground {
+    /// On this machine, as root.
+    Root,
+    /// In a user namespace that has been entered.
+    Left(Left),
+}
+
+impl Ground {
+    /// For the mesh of `file`: where this process has no root, it enters a user namespace. Must be called while the process
+    /// has one thread.
+    ///
+    /// # Errors
+    /// Those of [`rootless::enter`].
+    pub fn find(file: &DevFile) -> anyhow::Result<Self> {
+        if is_privileged() { Ok(Self::Root) } else { rootless::enter(file).map(Self::Left) }
+    }
 }
 
 impl Mesh {
     /// Starts the mesh and waits until it is ready.
     ///
     /// # Errors
-    /// Not root; a program is missing; another mesh of this name runs; something did not become ready (named, with
+    /// Not root on root's ground; a program is missing; another mesh of this name runs; something did not become ready (named, with
     /// the end of its log). What had been started is taken away again.
-    pub async fn up(file: DevFile, progress: Progress) -> anyhow::Result<Self> {
-        let mut mesh = Self::claim(file)?;
+    pub async fn up(file: DevFile, ground: Ground, progress: Progress) -> anyhow::Result<Self> {
+        let mut mesh = Self::claim(file, ground)?;
         match mesh.start(progress).await {
             Ok(()) => Ok(mesh),
             Err(error) => match mesh.down().await {
@@ -84,26 +124,28 @@ impl Mesh {
     }
 
     /// Takes the name, cleans up, chooses addresses and lays the switch.
-    fn claim(file: DevFile) -> anyhow::Result<Self> {
-        anyhow::ensure!(
-            nix::unistd::geteuid().is_root(),
-            "network namespaces and iptables need root: run this with sudo"
-        );
-        let names = Names::new(file.mesh_name());
+    fn claim(file: DevFile, ground: Ground) -> anyhow::Result<Self> {
         let binaries = Binaries::locate()?;
         let weft = binaries.find("weft")?;
-        let lock = Lock::take_within(&names.lock_file(), LOCK_WAIT)?.with_context(|| {
-            format!("a mesh {:?} is already running; `weft dev down --mesh {0}` ends it", names.mesh)
-        })?;
-        state::sweep(&names)?;
+        let (names, lock, rootless) = match ground {
+            Ground::Root => {
+                let names = Names::new(file.mesh_name());
+                let lock = Lock::take_within(&names.lock_file(), LOCK_WAIT)?.with_context(|| names.is_taken())?;
+                state::sweep(&names)?;
+                (names, lock, None)
+            }
+            Ground::Left(Left { names, lock, owner, listeners, network }) => {
+                (names, lock, Some(Rootless { owner, listeners, network }))
+            }
+        };
         let directory = names.directory();
         fs::remove_dir_all(names.logs()).or_else(ignore_missing)?;
         for path in [directory.clone(), names.logs(), directory.join("bin"), directory.join("run")] {
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         // Two meshes that start at once must not choose the same addresses.
-        let choosing = Path::new(ROOT).join("addresses.lock");
-        let _choosing = Lock::take_within(&choosing, LOCK_WAIT)?.context("somebody else keeps choosing addresses")?;
+        let _choosing =
+            Lock::take_within(&names.addresses_lock(), LOCK_WAIT)?.context("somebody else keeps choosing addresses")?;
         let range = free_range(&names, &net::taken()?).context("no /16 of 10.0.0.0/8 is free on this machine")?;
         let instances = instances(&file, &names, range);
         let state = State {
@@ -111,7 +153,8 @@ impl Mesh {
             supervisor: i32::try_from(std::process::id())?,
             range,
             instances: instances.clone(),
-            user: default_user(),
+            user: if rootless.is_none() { default_user() } else { None },
+            owner: rootless.as_ref().map(|rootless| rootless.owner),
         };
         state.write(&names)?;
         let guard = guard::start(&weft, &names)?;
@@ -129,6 +172,7 @@ impl Mesh {
             binaries,
             weft,
             guard: Some(guard),
+            rootless,
             lock,
         })
     }
@@ -140,6 +184,12 @@ impl Mesh {
             self.range,
             self.directory().display()
         ));
+        if self.rootless.is_some() {
+            progress(
+                "without root: no way out to other networks (no internet), nor from this machine to the mesh's addresses; \
+                 gateways and `weft dev exec` lead in",
+            );
+        }
         hosts::prepare(&self.directory(), &self.plain_names())?;
         if self.needs_control_plane() {
             self.start_control_plane().await?;
@@ -231,6 +281,12 @@ impl Mesh {
         self.gateways.get_mut(place)
     }
 
+    /// This machine's network, where gateways listen.
+    #[must_use]
+    pub fn host_network(&self) -> HostNetwork {
+        self.rootless.as_ref().map_or_else(HostNetwork::default, |rootless| rootless.network.clone())
+    }
+
     /// Directory with state and sockets.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
@@ -276,10 +332,6 @@ impl Mesh {
 
     fn proxy_directory(&self, name: &str) -> PathBuf {
         self.directory().join("run").join(name)
-    }
-
-    fn proxy_binary(&self) -> PathBuf {
-        self.directory().join("bin/weft-proxy")
     }
 
     fn log_filter(&self) -> &str {
