@@ -165,7 +165,7 @@ impl Handler for HttpPath {
         record.peer_id = self.connection.peer.as_ref().map(|peer| &peer.id);
         record.method = refusal.method.as_ref().map(http::Method::as_str);
         record.protocol = Some(if refusal.version == Version::Http2 { "HTTP/2" } else { "HTTP/1.1" });
-        record.status = Some(refusal.status);
+        record.status = refusal.status;
         record.fault = Some(refusal.fault);
         self.worker.telemetry.finish(&record);
     }

@@ -180,8 +180,8 @@ impl<H: Handler> Server<'_, H> {
     async fn refuse(&self, refused: Refused) {
         let fault = refusal_fault(refused);
         let (reason, status) = match refused {
-            Refused::Head(reason) => (Some(reason), reason.status()),
-            Refused::Late => (None, fault.appearance().status),
+            Refused::Head(reason) => (Some(reason), Some(reason.status())),
+            Refused::Late => (None, Some(fault.appearance().status)),
         };
         let refusal = Refusal { fault, reason, version: Version::Http11, method: None, status };
         let Response { mut head, mut body, .. } = refusal_response(&refusal);

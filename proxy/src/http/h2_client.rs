@@ -16,7 +16,8 @@ use weft_core::message::{Asked, ParsedResponse, RequestHead};
 use weft_core::translate::{request_to_h2, response_from_h2};
 
 use super::h2_io::{H2Body, H2Sender, Side};
-use super::keepalive::{Heard, InFlight, KeepAlive, Streams};
+use super::h2_watch::{End, Watch};
+use super::keepalive::{InFlight, KeepAlive, Streams};
 use super::limits::{INTERIM_MAX, SMALL_FRAMES_BYTES_MAX};
 use super::{Body, BodyError, H2Tunnel, HttpLimits, Interim, Request, Response, SendError};
 use crate::io::Stream;
@@ -27,6 +28,7 @@ pub struct H2Client {
     send: SendRequest<Bytes>,
     streams: Rc<Streams>,
     closed: Rc<Cell<bool>>,
+    watch: Watch,
     limits: Limits,
     scheme: &'static str,
 }
@@ -56,23 +58,27 @@ impl H2Client {
             .initial_connection_window_size(limits.connection_window())
             .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
             .max_send_buffer_size(super::OUT_BYTES_MAX);
-        let heard = Heard::default();
-        let opened = timeout(limits.head_timeout, builder.handshake::<_, Bytes>(heard.listen(stream))).await;
+        let watch = Watch::new(End::Client);
+        let opened = timeout(limits.head_timeout, builder.handshake::<_, Bytes>(watch.over(stream))).await;
         let (send, mut connection) =
             opened.map_err(|_| FaultKind::ConnectTimeout)?.map_err(|_| FaultKind::UpstreamReset)?;
         let streams = Rc::<Streams>::default();
         let closed = Rc::new(Cell::new(false));
-        let mut keepalive = KeepAlive::new(connection.ping_pong(), &streams, heard, limits);
-        let over = Rc::clone(&closed);
+        let mut keepalive = KeepAlive::new(connection.ping_pong(), &streams, watch.clone(), limits);
+        let (over, watched) = (Rc::clone(&closed), watch.clone());
         spawn_local(async move {
-            poll_fn(|cx| match std::pin::Pin::new(&mut connection).poll(cx) {
-                Poll::Ready(_) => Poll::Ready(()),
-                Poll::Pending => keepalive.poll(cx).map(|_| ()),
+            poll_fn(|cx| {
+                watched.begin_turn();
+                match std::pin::Pin::new(&mut connection).poll(cx) {
+                    Poll::Ready(_) => Poll::Ready(()),
+                    Poll::Pending if watched.flooded() => Poll::Ready(()),
+                    Poll::Pending => keepalive.poll(cx).map(|_| ()),
+                }
             })
             .await;
             over.set(true);
         });
-        Ok(Self { send, streams, closed, limits: limits.message, scheme })
+        Ok(Self { send, streams, closed, watch, limits: limits.message, scheme })
     }
 
     /// Streams open now, through all handles.
@@ -135,7 +141,11 @@ impl H2Client {
     ) -> Result<Response, SendError> {
         let bodiless = exchange.sender.is_none();
         let answered = poll_fn(|cx| exchange.poll_head(cx, asked, &self.limits, interim)).await;
-        let (parts, recv) = answered.map_err(|failed| failed.into_error(head, bodiless))?;
+        let (parts, recv) = answered.map_err(|failed| {
+            let error = failed.into_error(head, bodiless);
+            // Streams see no more than the end of a connection that we have closed.
+            if self.watch.flooded() { SendError { fault: FaultKind::UpstreamProtocol, ..error } } else { error }
+        })?;
         let ended = recv.is_end_stream();
         let ParsedResponse { head, framing, tunnel } =
             response_from_h2(&parts, asked, ended, &self.limits).map_err(|e| SendError::sent(response_fault(e)))?;

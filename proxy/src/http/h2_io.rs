@@ -29,12 +29,16 @@ pub(crate) enum Side {
 
 impl Side {
     fn error(self, error: &h2::Error) -> BodyError {
+        // Resets by the crate are for bodies that break the protocol: not as long as announced, or beyond the window.
+        let broken = error.is_reset() && error.is_library();
         let fault = match self {
+            Self::Downstream if broken => FaultKind::BadBody,
             Self::Downstream => FaultKind::DownstreamReset,
+            Self::Upstream if broken => FaultKind::UpstreamProtocol,
             Self::Upstream if error.is_reset() => FaultKind::UpstreamReset,
             Self::Upstream => FaultKind::UpstreamTruncated,
         };
-        BodyError { fault, reset: error.reason().filter(|_| error.is_reset()) }
+        BodyError { fault, reset: error.reason().filter(|_| error.is_reset() && !broken) }
     }
 }
 

@@ -1,7 +1,8 @@
 //! HTTP/2 toward the downstream (RFC 9113), on the `h2` crate: a task per stream, all on the connection's worker.
 //!
-//! The crate bounds frames, CONTINUATION, SETTINGS and resets; here the concurrent streams, head sizes and windows are set
-//! and heads are checked as HTTP/1 heads are. A head that is refused costs its stream, not the connection.
+//! The crate bounds fragments of heads, answers that nobody reads and resets; what it leaves open is seen to in
+//! [`super::h2_watch`]. Here the concurrent streams, head sizes and windows are set and heads are checked as HTTP/1 heads
+//! are. A head that is refused costs its stream, not the connection.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -24,7 +25,8 @@ use weft_core::translate::{request_from_h2, response_to_h2};
 use super::body::Sent;
 use super::h1_server::head_fault;
 use super::h2_io::{H2Body, H2Sender, Side};
-use super::keepalive::{Heard, InFlight, KeepAlive, Streams, Verdict};
+use super::h2_watch::{End, Watch, Watched};
+use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
 use super::limits::SMALL_FRAMES_BYTES_MAX;
 use super::{
     Body, BodyError, ExchangeEnd, H2Tunnel, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
@@ -74,27 +76,40 @@ async fn serve<H: Handler + 'static>(
         .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
         .max_pending_accept_reset_streams(limits.pending_resets_max)
         .max_send_buffer_size(super::OUT_BYTES_MAX);
-    let heard = Heard::default();
-    let shaking = builder.handshake::<_, Bytes>(heard.listen(stream));
+    let watch = Watch::new(End::Server);
+    let shaking = builder.handshake::<_, Bytes>(watch.over(stream));
     let mut connection = match timeout(limits.head_timeout, shaking).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return ServeEnd::Fault(connection_fault(&error)),
         Err(_) => return ServeEnd::Fault(FaultKind::HeadTimeout),
     };
     let open = Rc::<Streams>::default();
-    let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, heard, limits);
+    let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, watch.clone(), limits);
     let mut draining = pin!(drain.draining());
-    let (mut told, mut idle) = (None, false);
+    let (mut told, mut idle, mut new_turn) = (None, false, false);
     loop {
         let next = poll_fn(|cx| {
+            if std::mem::take(&mut new_turn) {
+                watch.begin_turn();
+            }
             if told.is_none() && draining.as_mut().poll(cx).is_ready() {
                 told = Some(Instant::now());
                 connection.graceful_shutdown();
             }
-            match connection.poll_accept(cx) {
-                Poll::Ready(next) => Poll::Ready(Next::Stream(next)),
-                Poll::Pending => keepalive.poll(cx).map(Next::Over),
+            let polled = connection.poll_accept(cx);
+            if let Poll::Ready(Some(Ok((_, respond)))) = &polled {
+                watch.accepted(respond.stream_id().as_u32());
+            } else {
+                watch.take_refused().for_each(|fault| handler.refused(&unseen(fault)));
             }
+            if let Poll::Ready(next) = polled {
+                return Poll::Ready(Next::Stream(next));
+            }
+            if watch.flooded() || open.premature() > limits.premature_resets_max {
+                return Poll::Ready(Next::Flood);
+            }
+            new_turn = true;
+            keepalive.poll(cx).map(Next::Over)
         });
         match next.await {
             // A client that does not answer the PING of the shutdown would go on for ever, with an expired certificate too.
@@ -115,6 +130,14 @@ async fn serve<H: Handler + 'static>(
                     (false, true) => ServeEnd::Idle,
                     (false, false) => ServeEnd::Closed,
                 };
+            }
+            Next::Flood => {
+                dismiss(&mut connection, limits).await;
+                return ServeEnd::Fault(FaultKind::Flood);
+            }
+            Next::Over(Verdict::Stuck) => {
+                dismiss(&mut connection, limits).await;
+                return ServeEnd::Fault(FaultKind::HeadTimeout);
             }
             Next::Over(Verdict::Gone) => return ServeEnd::Fault(FaultKind::IdleTimeout),
             // GOAWAY first: a request on its way is answered, or known to be unprocessed.
@@ -143,6 +166,20 @@ type Accepted = (::http::Request<RecvStream>, SendResponse<Bytes>);
 enum Next {
     Stream(Option<Result<Accepted, h2::Error>>),
     Over(Verdict),
+    Flood,
+}
+
+/// Ends a connection at once, with the reason if the client still reads.
+async fn dismiss(connection: &mut server::Connection<Watched, Bytes>, limits: &HttpLimits) {
+    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+    // Whether it is heard or not, the connection ends.
+    timeout(limits.linger_timeout, poll_fn(|cx| connection.poll_closed(cx))).await.ok();
+}
+
+/// A stream that the crate has refused by itself.
+const fn unseen(fault: FaultKind) -> Refusal {
+    let status = if matches!(fault, FaultKind::HeadTooLarge) { Some(431) } else { None };
+    Refusal { fault, reason: None, version: Version::Http2, method: None, status }
 }
 
 async fn serve_stream<H: Handler>(
@@ -152,19 +189,34 @@ async fn serve_stream<H: Handler>(
     handler: Rc<H>,
     held: InFlight,
 ) {
+    let begun = Instant::now();
     let (parts, recv) = request.into_parts();
-    let ended = recv.is_end_stream();
-    match request_from_h2(&parts, None, ended, &limits.message) {
+    let parsed = request_from_h2(&parts, None, recv.is_end_stream(), &limits.message);
+    let method = parts.method.clone();
+    // Many small fields take ten times the room in a map; it must not live as long as the request does.
+    drop(parts);
+    let left = match parsed {
         Ok(parsed) => exchange(parsed, recv, respond, &limits, &*handler).await,
-        Err(reason) => refuse(reason, parts.method, respond, &*handler),
-    }
-    drop(held);
+        Err(reason) => {
+            refuse(reason, method, respond, &*handler);
+            Left::Otherwise
+        }
+    };
+    held.end(begun, left == Left::Reset);
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// By its client, who wants no answer.
+    Reset,
+    Otherwise,
 }
 
 fn refuse<H: Handler>(reason: HeadFault, method: Method, mut respond: SendResponse<Bytes>, handler: &H) {
     let fault = head_fault(reason);
-    let refusal =
-        Refusal { fault, reason: Some(reason), version: Version::Http2, method: Some(method), status: reason.status() };
+    let status = Some(reason.status());
+    let refusal = Refusal { fault, reason: Some(reason), version: Version::Http2, method: Some(method), status };
     handler.refused(&refusal);
     let Response { head, body, .. } = refusal_response(&refusal);
     // Where sending fails the stream is gone already. A request body still on its way is stopped by dropping the stream.
@@ -182,7 +234,7 @@ async fn exchange<H: Handler>(
     respond: SendResponse<Bytes>,
     limits: &HttpLimits,
     handler: &H,
-) {
+) -> Left {
     let ParsedRequest { head, framing } = parsed;
     let received = Rc::new(Cell::new(0));
     let mut connect = None;
@@ -197,15 +249,16 @@ async fn exchange<H: Handler>(
         Body::H2(body.counting(Rc::clone(&received)))
     };
     let interim = Interim::h2(respond);
-    let Some((response, ticket)) = handled(head, body, &interim, handler).await else { return };
-    let Some(respond) = interim.into_h2() else { return };
+    let Some((response, ticket)) = handled(head, body, &interim, handler).await else { return Left::Reset };
+    let Some(respond) = interim.into_h2() else { return Left::Otherwise };
     let (sent, outcome) = answer(response, head_only, respond, connect, (ticket, handler)).await;
-    if let Some((ticket, error)) = outcome {
-        let fault = error.map(|e| e.fault);
+    let fault = outcome.as_ref().and_then(|(_, error)| error.map(|e| e.fault));
+    if let Some((ticket, _)) = outcome {
         let Sent { bytes, grpc_status } = sent;
         let end = ExchangeEnd { fault, bytes_received: received.get(), bytes_sent: bytes, grpc_status };
         handler.finished(ticket, end);
     }
+    if fault == Some(FaultKind::DownstreamReset) { Left::Reset } else { Left::Otherwise }
 }
 
 /// The handler's answer; `None` when the client resets first, which drops the handler.

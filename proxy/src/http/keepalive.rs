@@ -4,27 +4,31 @@
 //! application that is busy answers late.
 //!
 //! An idle connection is not pinged: nobody waits, and a fleet of idle proxies must cost nothing but one timer tick each.
-//! It is given up after the idle timeout.
+//! It is given up after the idle timeout. A head whose end does not come blocks all streams, as nothing may stand between
+//! its frames, and ends the connection.
 
 use std::cell::Cell;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::HttpLimits;
-use crate::io::Stream;
+use super::h2_watch::Watch;
+
+/// A stream that its client resets sooner than this after opening it was not worth opening: concurrent streams bound how
+/// many longer ones there can be.
+const PREMATURE: Duration = Duration::from_millis(10);
 
 /// How many streams of a connection are open, and how many have ever been.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     open: Cell<usize>,
     opened: Cell<u64>,
+    premature: Cell<usize>,
 }
 
 impl Streams {
@@ -32,56 +36,10 @@ impl Streams {
     pub(crate) const fn open(&self) -> usize {
         self.open.get()
     }
-}
 
-/// Bytes heard from the peer, counted where they are read.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Heard(Rc<Cell<u64>>);
-
-impl Heard {
-    /// The stream, listened to.
-    pub(crate) fn listen(&self, stream: Stream) -> Listened {
-        Listened { stream, heard: Rc::clone(&self.0) }
-    }
-}
-
-/// A stream whose bytes are counted for [`Heard`].
-pub(crate) struct Listened {
-    stream: Stream,
-    heard: Rc<Cell<u64>>,
-}
-
-impl AsyncRead for Listened {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.heard.set(self.stream.bytes_read());
-        polled
-    }
-}
-
-impl AsyncWrite for Listened {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    /// By how many more streams were reset as soon as they were open than were not.
+    pub(crate) const fn premature(&self) -> usize {
+        self.premature.get()
     }
 }
 
@@ -94,6 +52,13 @@ impl InFlight {
         streams.open.set(streams.open.get() + 1);
         streams.opened.set(streams.opened.get() + 1);
         Self(Rc::clone(streams))
+    }
+
+    /// It has ended: reset by its client, or otherwise.
+    pub(crate) fn end(self, begun: Instant, reset: bool) {
+        let premature = &self.0.premature;
+        let counts = reset && begun.elapsed() < PREMATURE;
+        premature.set(if counts { premature.get() + 1 } else { premature.get().saturating_sub(1) });
     }
 }
 
@@ -110,13 +75,15 @@ pub(crate) enum Verdict {
     Gone,
     /// No stream was open for the idle timeout.
     Idle,
+    /// The end of a head did not come in time.
+    Stuck,
 }
 
 /// Sends a PING each interval while there are streams, and waits for a sign of life.
 pub(crate) struct KeepAlive {
     pings: Option<PingPong>,
     streams: Rc<Streams>,
-    heard: Heard,
+    watch: Watch,
     heard_before: u64,
     opened: u64,
     idle: Duration,
@@ -125,15 +92,16 @@ pub(crate) struct KeepAlive {
     waiting: bool,
     interval: Duration,
     timeout: Duration,
+    head_timeout: Duration,
 }
 
 impl KeepAlive {
-    pub(crate) fn new(pings: Option<PingPong>, streams: &Rc<Streams>, heard: Heard, limits: &HttpLimits) -> Self {
+    pub(crate) fn new(pings: Option<PingPong>, streams: &Rc<Streams>, watch: Watch, limits: &HttpLimits) -> Self {
         let (interval, timeout) = (limits.ping_interval, limits.ping_timeout);
         Self {
             pings,
             streams: Rc::clone(streams),
-            heard,
+            watch,
             heard_before: 0,
             opened: 0,
             idle: Duration::ZERO,
@@ -142,6 +110,7 @@ impl KeepAlive {
             waiting: false,
             interval,
             timeout,
+            head_timeout: limits.head_timeout,
         }
     }
 
@@ -154,11 +123,14 @@ impl KeepAlive {
                 self.timer.as_mut().reset(Instant::now() + self.interval);
             }
             std::task::ready!(self.timer.as_mut().poll(cx));
-            if self.waiting && self.heard.0.get() == self.heard_before {
+            if self.watch.section_older_than(self.head_timeout) {
+                return Poll::Ready(Verdict::Stuck);
+            }
+            if self.waiting && self.watch.bytes_read() == self.heard_before {
                 return Poll::Ready(Verdict::Gone);
             }
             // A PING that was answered by other bytes stays under way; h2 takes the next one when its answer has come.
-            self.heard_before = self.heard.0.get();
+            self.heard_before = self.watch.bytes_read();
             let active = self.streams.open() > 0;
             let quiet = !active && self.opened == self.streams.opened.get();
             self.opened = self.streams.opened.get();

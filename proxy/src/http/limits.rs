@@ -39,6 +39,8 @@ pub struct HttpLimits {
     pub streams_max: u32,
     /// Resets of streams not accepted yet before the connection is closed for rapid reset: 20.
     pub pending_resets_max: usize,
+    /// Streams reset as soon as they are open, beyond as many that were not, before the connection is closed: 500.
+    pub premature_resets_max: usize,
     /// Receive window of one HTTP/2 stream: 128 KiB. That of its connection is as large as those of all its streams
     /// together, so that streams nobody reads never hold up the others.
     pub stream_window: u32,
@@ -59,6 +61,7 @@ impl Default for HttpLimits {
             linger_timeout: Duration::from_secs(2),
             streams_max: 100,
             pending_resets_max: 20,
+            premature_resets_max: 500,
             stream_window: 128 * 1024,
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
@@ -67,17 +70,18 @@ impl Default for HttpLimits {
 }
 
 impl HttpLimits {
-    /// For links between sidecars, which share one connection among many clients: one client that cancels all it asked
-    /// for must not close the connection of everyone, so as many resets are borne as there can be streams, twice.
+    /// For links between sidecars, which share one connection among many clients: clients that cancel all they asked for,
+    /// each within its own bounds, must not close the connection of everyone. So resets are borne as fast as they can be
+    /// read in one turn, and twenty times as many.
     #[must_use]
     pub fn between_sidecars() -> Self {
         let base = Self::default();
-        let pending_resets_max = base.streams_max as usize * 2;
+        let (pending_resets_max, premature_resets_max) = (1000, base.premature_resets_max * 20);
         // A head that the first proxy let in must not be refused by the second for what the first has added.
         let mut message = base.message;
         message.head_bytes_max += ADDED_BYTES_MAX;
         message.fields_max += ADDED_FIELDS_MAX;
-        Self { pending_resets_max, message, ping_timeout: Duration::from_secs(3), ..base }
+        Self { pending_resets_max, premature_resets_max, message, ping_timeout: Duration::from_secs(3), ..base }
     }
 
     /// Receive window of an HTTP/2 connection.

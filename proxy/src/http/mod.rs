@@ -15,8 +15,10 @@ mod conn;
 mod h1_client;
 mod h1_server;
 mod h2_client;
+mod h2_frames;
 mod h2_io;
 mod h2_server;
+mod h2_watch;
 mod interim;
 mod keepalive;
 mod limits;
@@ -99,8 +101,8 @@ pub struct Refusal {
     pub version: Version,
     /// Method, where it could be read (HTTP/2).
     pub method: Option<Method>,
-    /// Status that the client is answered with.
-    pub status: u16,
+    /// Status that the client is answered with; none where its stream is reset.
+    pub status: Option<u16>,
 }
 
 /// Serves the requests of downstream connections.

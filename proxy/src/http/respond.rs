@@ -29,9 +29,11 @@ pub fn fault_response(fault: FaultKind, grpc: bool) -> Response {
 /// The response to a head that was refused: as the fault looks, with the status and the words of the exact reason.
 #[must_use]
 pub fn refusal_response(refusal: &Refusal) -> Response {
+    let looks = refusal.fault.appearance();
+    let status = refusal.status.unwrap_or(looks.status);
     match refusal.reason {
-        Some(reason) => text(refusal.fault, refusal.status, &reason.to_string()),
-        None => text(refusal.fault, refusal.status, refusal.fault.appearance().phrase),
+        Some(reason) => text(refusal.fault, status, &reason.to_string()),
+        None => text(refusal.fault, status, looks.phrase),
     }
 }
 

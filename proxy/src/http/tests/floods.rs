@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::super::HttpLimits;
-use super::support::{Proto, Proxy, proxy, run};
+use super::support::{Proto, Proxy, proxy, read_all, run, upstream};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0weft-png";
@@ -23,14 +23,15 @@ async fn connected() -> (Proxy, TcpStream) {
     (proxy, socket)
 }
 
-/// Sends `frame` again and again without reading; gives the bytes that were taken until nothing moved for a while.
+/// Sends `frame` again and again without reading; gives the bytes that were taken until nothing moved for a while, or the
+/// connection was closed.
 async fn flood(socket: &mut TcpStream, frame: &[u8]) -> usize {
     let many = frame.repeat(4096);
     let mut taken = 0;
     while taken < FLOOD_BYTES {
         match timeout(Duration::from_secs(1), socket.write(&many[taken % frame.len()..])).await {
-            Ok(written) => taken += written.unwrap(),
-            Err(_) => break,
+            Ok(Ok(written)) => taken += written,
+            Ok(Err(_)) | Err(_) => break,
         }
     }
     taken
@@ -70,5 +71,106 @@ fn frames_that_break_the_protocol_are_noted_as_the_clients_fault() {
         let mut rest = Vec::new();
         socket.read_to_end(&mut rest).await.unwrap();
         assert!(rest.windows(4).any(|bytes| bytes == [8, 7, 0, 0]), "GOAWAY in {rest:?}");
+    });
+}
+
+/// Frames after the preface and SETTINGS; gives the code of the GOAWAY that ends the connection.
+async fn ended_by(socket: &mut TcpStream) -> u32 {
+    loop {
+        let mut header = [0; 9];
+        socket.read_exact(&mut header).await.unwrap();
+        let mut payload = vec![0; usize::from(header[1]) * 256 + usize::from(header[2])];
+        socket.read_exact(&mut payload).await.unwrap();
+        if header[3] == 7 {
+            return u32::from_be_bytes(payload[4..8].try_into().unwrap());
+        }
+    }
+}
+
+#[test]
+fn cve_2019_9513_and_9518_frames_that_carry_nothing_are_not_taken_for_ever() {
+    const PRIORITY: &[u8] = b"\0\0\x05\x02\0\0\0\0\x01\0\0\0\x03\x10";
+    const WINDOW_UPDATE: &[u8] = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01";
+    const UNKNOWN: &[u8] = b"\0\0\x04\xfa\0\0\0\0\0weft";
+    const PONG: &[u8] = b"\0\0\x08\x06\x01\0\0\0\0weft-png";
+    for frame in [PRIORITY, WINDOW_UPDATE, UNKNOWN, PONG] {
+        run(async move {
+            let (proxy, mut socket) = connected().await;
+            let many = frame.repeat(4096);
+            while socket.write_all(&many).await.is_ok() {}
+            proxy.handler.noted("broken flood").await;
+        });
+    }
+}
+
+#[test]
+fn cve_2023_44487_resets_of_accepted_streams_are_counted_too() {
+    run(async {
+        // Takes requests and answers none.
+        let to = upstream(|mut socket, _| async move {
+            read_all(&mut socket).await;
+        })
+        .await;
+        let proxy = proxy(Proto::H2, Some((to, Proto::H1)), HttpLimits::default()).await;
+        let mut socket = TcpStream::connect(proxy.address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        socket.write_all(PREFACE).await.unwrap();
+        let mut resets = 0;
+        // Until the proxy has closed.
+        while reset_one(&mut socket, resets * 2 + 1).await.is_ok() {
+            resets += 1;
+            assert!(resets < 2000, "nothing holds the client back");
+        }
+        assert!((450..600).contains(&resets), "{resets} resets; a client that cancels now and then is left in peace");
+        proxy.handler.noted("broken flood").await;
+    });
+}
+
+/// Opens a stream, waits until it is accepted, and resets it.
+async fn reset_one(socket: &mut TcpStream, id: u32) -> std::io::Result<()> {
+    let id = id.to_be_bytes();
+    // :method GET, :scheme http, :path /, :authority a; without END_STREAM. The answer to the PING comes after it.
+    let head = [&[0, 0, 6, 1, 4], id.as_slice(), &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'], PING].concat();
+    socket.write_all(&head).await?;
+    let mut header = [0; 9];
+    while header[3] != 6 || header[4] != 1 {
+        socket.read_exact(&mut header).await?;
+        socket.read_exact(&mut vec![0; usize::from(header[1]) * 256 + usize::from(header[2])]).await?;
+    }
+    socket.write_all(&[&[0, 0, 4, 3, 0], id.as_slice(), &8_u32.to_be_bytes()].concat()).await
+}
+
+#[test]
+fn cve_2016_8740_a_head_without_end_is_not_waited_for_for_ever() {
+    run(async {
+        let limits = HttpLimits {
+            head_timeout: Duration::from_millis(50),
+            ping_interval: Duration::from_millis(20),
+            ..HttpLimits::default()
+        };
+        let proxy = proxy(Proto::H2, None, limits).await;
+        let mut socket = TcpStream::connect(proxy.address).await.unwrap();
+        // HEADERS without END_HEADERS.
+        socket.write_all(&[PREFACE, b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat()).await.unwrap();
+        assert_eq!(ended_by(&mut socket).await, 11);
+        proxy.handler.noted("broken head_timeout").await;
+    });
+}
+
+#[test]
+fn streams_that_the_crate_refuses_have_a_record() {
+    run(async {
+        let (proxy, mut socket) = connected().await;
+        // GET without :scheme and :path.
+        socket.write_all(b"\0\0\x01\x01\x05\0\0\0\x01\x82").await.unwrap();
+        proxy.handler.noted("refused bad_request 0").await;
+        let mut large = vec![0x82, 0x86, 0x84, 0x41, 0x01, b'a', 0x40, 1, b'x', 0x7f, 0xa1, 0x1e];
+        large.extend_from_slice(&[b'y'; 4000]);
+        // The same field of 4,000 bytes by its number in the dynamic table.
+        large.resize(large.len() + 40, 0xbe);
+        let length = u16::try_from(large.len()).unwrap().to_be_bytes();
+        let frame = [&[0], length.as_slice(), &[1, 5, 0, 0, 0, 3], &large].concat();
+        socket.write_all(&frame).await.unwrap();
+        proxy.handler.noted("refused head_too_large 431").await;
     });
 }

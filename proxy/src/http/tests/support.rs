@@ -149,7 +149,7 @@ impl Handler for Forward {
     }
 
     fn refused(&self, refusal: &Refusal) {
-        self.note(format!("refused {} {}", refusal.fault.code(), refusal.status));
+        self.note(format!("refused {} {}", refusal.fault.code(), refusal.status.unwrap_or_default()));
     }
 
     fn broken(&self, fault: FaultKind) {
