@@ -61,8 +61,14 @@ fn programs_of_strangers_work_unchanged_and_nothing_stays() -> anyhow::Result<()
         anyhow::ensure!(table.lines().filter(|line| line.ends_with(" ready")).count() == 4, "{table}");
         captured(&user, mesh, "node-0", "spiffe://cluster.local/ns/default/sa/shell").await?;
 
+        // The operators' socket is a file, and works from here.
+        let socket = user.state(mesh).join("control.sock").display().to_string();
+        let status = user.stdout("weft", &["status", "--socket", &socket]).await?;
+        anyhow::ensure!(status.contains("5 proxies connected"), "{status}");
+
         user.stdout("weft", &["dev", "down", "--mesh", mesh]).await?;
-        timeout(DEADLINE, up.wait()).await.context("weft dev up stays")??;
+        let ended = timeout(DEADLINE, up.wait()).await.context("weft dev up stays")??;
+        anyhow::ensure!(ended.success(), "{ended}: {}", user.said()?);
         user.gone(mesh).await
     })
 }

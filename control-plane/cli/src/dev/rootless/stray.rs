@@ -11,6 +11,8 @@ use nix::unistd::Pid;
 use crate::dev::plan::Names;
 use crate::dev::state::is_zombie;
 
+/// How long a supervisor or guard that has given its lock away may take to end by itself.
+const GRACE: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two looks.
@@ -36,9 +38,11 @@ pub fn sweep(names: &Names) -> anyhow::Result<()> {
             break;
         }
         anyhow::ensure!(start.elapsed() < KILL_DEADLINE, "processes {left:?} of mesh {:?} do not end", names.mesh);
-        for pid in left {
-            // It may have ended meanwhile.
-            kill(pid, Signal::SIGKILL).ok();
+        if start.elapsed() > GRACE {
+            for pid in left {
+                // It may have ended meanwhile.
+                kill(pid, Signal::SIGKILL).ok();
+            }
         }
         std::thread::sleep(POLL);
     }
