@@ -279,7 +279,8 @@ async fn attempt_http1(
         };
         match dial(worker, key, MeshAlpn::Http1).await {
             Ok(Linked { stream, peer, expires }) => {
-                (H1Client::new(stream, worker.limits.message), shelf.opened(slot, expires, peer))
+                let limits = if key.identity.is_some() { &worker.mesh_limits } else { &worker.limits };
+                (H1Client::new(stream, limits.message), shelf.opened(slot, expires, peer))
             }
             Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
         }

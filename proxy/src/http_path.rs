@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use http::Method;
 use weft_core::authority::Authority;
 use weft_core::fault::FaultKind;
 use weft_core::message::{RequestHead, ResponseHead, Version};
@@ -59,9 +60,14 @@ impl HttpPath {
         exchange.ids = Some(self.settle(&mut request.head, upgrade));
         let to = self.site.locate(&self.worker).await?;
         self.admit(&request.head, &to)?;
+        let asks_for_tunnel = upgrade == Upgrade::Keep || request.head.method == Method::CONNECT;
         let mut response = forward(&self.worker, &to, request, interim, exchange).await?;
         let tunnel = if response.upgrade.is_some() { Upgrade::Keep } else { Upgrade::Drop };
+        let closes = asks_for_tunnel && tunnel == Upgrade::Drop && !response.head.keeps_alive();
         strip_response(&mut response.head, tunnel);
+        if closes {
+            end_connection(&mut response.head);
+        }
         Ok(response)
     }
 
@@ -70,7 +76,7 @@ impl HttpPath {
     /// one can lead to the local application only, under whatever name. Outside the mesh there are forward proxies, of
     /// which other names are asked; one inside the mesh is declared as `tcp`.
     fn admit(&self, head: &RequestHead, to: &Destination) -> Result<(), FaultKind> {
-        if head.method != http::Method::CONNECT {
+        if head.method != Method::CONNECT {
             return Ok(());
         }
         let admitted = match (&self.site, to) {
@@ -135,11 +141,16 @@ impl Handler for HttpPath {
     async fn handle(&self, request: Request, interim: &Interim) -> (Response, Exchange) {
         let mut exchange = Exchange::begin(&self.worker, &self.connection, &request.head);
         let grpc = request.head.is_grpc();
+        let connects = request.head.method == Method::CONNECT;
         let mut response = match self.answer(request, interim, &mut exchange).await {
             Ok(response) => response,
             Err(fault) => {
                 exchange.fault = Some(fault);
-                fault_response(fault, grpc)
+                let mut response = fault_response(fault, grpc);
+                if connects {
+                    end_connection(&mut response.head);
+                }
+                response
             }
         };
         if self.connection.direction == Direction::Gateway
@@ -163,7 +174,7 @@ impl Handler for HttpPath {
         record.downstream_address = Some(self.connection.downstream);
         record.own_id = self.connection.own.as_ref();
         record.peer_id = self.connection.peer.as_ref().map(|peer| &peer.id);
-        record.method = refusal.method.as_ref().map(http::Method::as_str);
+        record.method = refusal.method.as_ref().map(Method::as_str);
         record.protocol = Some(if refusal.version == Version::Http2 { "HTTP/2" } else { "HTTP/1.1" });
         record.status = refusal.status;
         record.fault = Some(refusal.fault);
@@ -179,6 +190,13 @@ impl Handler for HttpPath {
         let end = relay(downstream, upstream, &Moved::default()).await;
         ticket.finish_tunnel(end);
     }
+}
+
+/// A client that hoped for a tunnel may have sent the first bytes of somebody else's protocol after its request already.
+/// Where the tunnel is refused they would be read as the next request; servers that know this close, and so it is passed
+/// on instead of ending at this hop.
+fn end_connection(head: &mut ResponseHead) {
+    head.fields.set("connection", "close");
 }
 
 fn grpc_status(head: &ResponseHead) -> Option<u16> {

@@ -148,6 +148,7 @@ fn connect_fault(error: &io::Error) -> FaultKind {
 pub struct Admission {
     total_max: usize,
     per_source_max: usize,
+    sufficient_for: usize,
     total: AtomicUsize,
     by_source: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -156,7 +157,24 @@ impl Admission {
     /// At most `total_max` connections, and at most `per_source_max` from one address.
     #[must_use]
     pub fn new(total_max: usize, per_source_max: usize) -> Self {
-        Self { total_max, per_source_max, total: AtomicUsize::new(0), by_source: Mutex::default() }
+        let (total, by_source) = (AtomicUsize::new(0), Mutex::default());
+        Self { total_max, per_source_max, sufficient_for: usize::MAX, total, by_source }
+    }
+
+    /// Bounds for a process whose descriptors suffice for `count` connections.
+    #[must_use]
+    pub const fn with_descriptors_for(mut self, count: usize) -> Self {
+        self.sufficient_for = count;
+        self
+    }
+
+    /// Whether descriptors suffice for one more; who comes when they do not had better wait at the door. `own`: for a
+    /// connection of the local workload's, for which a quarter is kept: strangers who take all they can must not keep it
+    /// from calling others.
+    #[must_use]
+    pub fn has_descriptors(&self, own: bool) -> bool {
+        let kept = if own { 0 } else { self.sufficient_for / 4 };
+        self.open() < self.sufficient_for - kept
     }
 
     /// Connections open now.
@@ -222,6 +240,15 @@ mod tests {
         assert_eq!(admission.open(), 0);
         assert!(admission.by_source.lock().unwrap().is_empty(), "no source is remembered");
         assert!(admission.admit(source(1)).is_some());
+    }
+
+    #[test]
+    fn strangers_leave_places_for_the_workload() {
+        let admission = Arc::new(Admission::new(9, 9).with_descriptors_for(4));
+        let held: Vec<_> = (0..3).map(|_| admission.admit([10, 0, 0, 1].into()).unwrap()).collect();
+        assert!(admission.has_descriptors(true) && !admission.has_descriptors(false));
+        drop(held);
+        assert!(admission.has_descriptors(false));
     }
 
     #[tokio::test]

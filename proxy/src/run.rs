@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use weft_core::model::{ListenerRole, ListenerSpec};
@@ -36,6 +37,10 @@ use crate::telemetry::{AccessLog, Hub, LogTarget};
 
 /// Connections from downstream at most, in total; the descriptor limit is raised to carry it.
 const CONNECTIONS_MAX: usize = 65_536;
+
+/// Descriptors for everything but connections from downstream and one upstream for each: listeners, logs, the control
+/// plane, idle connections.
+const DESCRIPTORS_KEPT: usize = 1024;
 
 /// Of one source address. A sidecar's outbound connections all come from its own workload.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 32_768;
@@ -189,7 +194,8 @@ impl Parts {
         let clock = self.clock;
         let hub = Hub::new();
         let workers = workers(args);
-        let admission = Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX));
+        let admission = Admission::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX);
+        let admission = Arc::new(admission.with_descriptors_for(sufficient_for()));
         let mut listeners = Vec::new();
         for (name, bind, door) in doors {
             let sockets = bind.open(workers).with_context(|| format!("{name} cannot listen on {bind}"))?;
@@ -408,11 +414,25 @@ fn access_log(args: &RunArgs) -> anyhow::Result<Option<AccessLog>> {
     Ok(Some(AccessLog::start(&target).with_context(|| format!("--access-log {}", args.access_log))?))
 }
 
-/// Many connections need many descriptors; the hard limit is ours to use. Where it is low, accepting pauses there.
+/// Connections from downstream that the descriptors suffice for: each may need one upstream as well. A quarter of them, at
+/// most [`DESCRIPTORS_KEPT`], is for everything else, so that no crowd at the doors keeps the proxy from renewing its
+/// identity or from serving whom it has let in.
+fn sufficient_for() -> usize {
+    let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((limit, _)) => usize::try_from(limit).unwrap_or(usize::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "descriptor limit is unknown");
+            usize::MAX
+        }
+    };
+    let kept = (descriptors / 4).min(DESCRIPTORS_KEPT);
+    (descriptors - kept) / 2
+}
+
+/// Many connections need many descriptors; the hard limit is ours to use.
 fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
-        let wanted = hard.min(2 * CONNECTIONS_MAX as u64 + 1024);
+        let wanted = hard.min((2 * CONNECTIONS_MAX + DESCRIPTORS_KEPT) as u64);
         setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
     });
     if let Err(error) = raised {

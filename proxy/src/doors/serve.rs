@@ -1,7 +1,7 @@
 //! Serving one small HTTP/1 door with bounds.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +11,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
-/// Connections served at once; scrapes and probes need a handful.
+/// Connections served at once; scrapes and probes need a handful. The oldest goes for one that comes when there are as
+/// many: whoever holds connections open, to take the answer slowly or not at all, keeps no probe out, and a probe that
+/// fails would have the proxy restarted.
 const CONNECTIONS_MAX: usize = 64;
 
 /// A head must arrive within this.
@@ -52,9 +54,8 @@ where
     H: Fn(Request<Incoming>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Answer> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut served = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match accept().await {
             Ok(stream) => stream,
             Err(error) => {
@@ -64,7 +65,13 @@ where
             }
         };
         let handle = handle.clone();
-        tokio::spawn(async move {
+        served.retain(|task: &AbortHandle| !task.is_finished());
+        while served.len() >= CONNECTIONS_MAX
+            && let Some(oldest) = served.pop_front()
+        {
+            oldest.abort();
+        }
+        let task = tokio::spawn(async move {
             let service = hyper::service::service_fn(move |request| {
                 let answer = handle(request);
                 async move { Ok::<_, Infallible>(answer.await) }
@@ -78,7 +85,7 @@ where
             if let Err(error) = served {
                 tracing::debug!(%error, "door connection ended");
             }
-            drop(place);
         });
+        served.push_back(task.abort_handle());
     }
 }

@@ -86,6 +86,11 @@ impl Conn {
         self.decoder.is_ended()
     }
 
+    /// Whether the incoming body broke off.
+    pub(crate) const fn body_failed(&self) -> bool {
+        self.decoder.has_failed()
+    }
+
     /// Bytes of the body that certainly follow.
     pub(crate) const fn body_expected(&self) -> u64 {
         self.decoder.bytes_expected()

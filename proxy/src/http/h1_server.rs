@@ -291,7 +291,9 @@ impl<H: Handler> Server<'_, H> {
         let conn = self.conn.borrow();
         let body_comes = conn.body_ended()
             // A client that was not told to go on may send its body, or not: the next byte could be either.
-            || ((continued || !asked.expects_continue) && conn.body_expected() <= self.limits.drain_bytes_max);
+            || ((continued || !asked.expects_continue)
+                && !conn.body_failed()
+                && conn.body_expected() <= self.limits.drain_bytes_max);
         asked.keep
             && body_comes
             && framing != BodyFraming::UntilClose

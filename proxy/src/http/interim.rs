@@ -10,6 +10,7 @@ use weft_core::message::{BodyFraming, ResponseHead};
 use weft_core::translate::{response_for_h1, response_to_h2};
 
 use super::conn::Shared;
+use super::limits::OUT_BYTES_MAX;
 
 /// Where interim responses of one request go.
 ///
@@ -50,7 +51,7 @@ impl Interim {
     /// Queues an interim head (status 100 to 199 without 101); it leaves with the connection's next flush, which the
     /// server does before it waits.
     pub fn send(&self, mut head: ResponseHead) {
-        if !(100..200).contains(&head.status) || head.status == 101 {
+        if !(100..200).contains(&head.status) || head.status == 101 || self.is_full() {
             return;
         }
         if head.status == 100 {
@@ -68,6 +69,14 @@ impl Interim {
                     respond.borrow_mut().send_informational(response).unwrap_or_default();
                 }
             }
+        }
+    }
+
+    /// Whether the client is so far behind with reading that hints would only pile up.
+    fn is_full(&self) -> bool {
+        match &self.sink {
+            Sink::None | Sink::H2(_) => false,
+            Sink::H1(conn) => conn.borrow().out.len() >= OUT_BYTES_MAX,
         }
     }
 

@@ -81,6 +81,8 @@ impl HttpLimits {
         let mut message = base.message;
         message.head_bytes_max += ADDED_BYTES_MAX;
         message.fields_max += ADDED_FIELDS_MAX;
+        // Each line may grow by the blank after its colon.
+        message.trailer_bytes_max += message.fields_max;
         Self { pending_resets_max, premature_resets_max, message, ping_timeout: Duration::from_secs(3), ..base }
     }
 

@@ -28,7 +28,7 @@ use crate::site::Site;
 use crate::telemetry::{AccessLog, Counter, Direction, Gauge, Hub, Telemetry};
 use crate::{inbound, net, outbound};
 
-/// After a failed accept (descriptors have run out) a worker rests this long instead of spinning.
+/// When descriptors run out a worker rests this long instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A listener that lets nobody else in is closed when nothing has come for this long: handshakes that had begun need one
@@ -222,18 +222,26 @@ async fn accept_loop(
     mut stopping: watch::Receiver<Option<Duration>>,
 ) {
     let is_shut = Cell::new(false);
+    let pause = async || {
+        worker.telemetry.count(Counter::AcceptPaused);
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    };
     let accept = async || match listener.accept().await {
         Ok((socket, _)) if is_shut.get() && net::admit(&socket).is_err() => net::reset(socket),
         Ok((socket, from)) => begin(&worker, &door, &open, socket, from),
         Err(error) => {
             tracing::debug!(%error, "cannot accept");
-            worker.telemetry.count(Counter::AcceptPaused);
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+            pause().await;
         }
     };
     let accepting = async {
         loop {
-            accept().await;
+            // Whoever comes now waits in the listener's queue until somebody leaves.
+            if worker.shared.admission.has_descriptors(door.is_egress()) {
+                accept().await;
+            } else {
+                pause().await;
+            }
         }
     };
     tokio::select! {

@@ -104,6 +104,12 @@ impl BodyDecoder {
         matches!(self.state, State::Ended)
     }
 
+    /// Whether the body broke off. Where the next message begins is not known then.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed(_))
+    }
+
     /// Bytes that certainly follow: the rest of the length, or of the chunk at hand. For sizing reads, no promise.
     #[must_use]
     pub const fn bytes_expected(&self) -> u64 {
