@@ -48,16 +48,25 @@ async fn serve_until_signalled(args: ServeArgs) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "serving"
     );
+    tell_manager(sd_notify::NotifyState::Ready);
     let mut finished = std::pin::pin!(running.finished());
     tokio::select! {
         outcome = &mut finished => return outcome,
         () = either(&mut terminate, &mut interrupt) => {}
     }
     tracing::info!("ending; a second signal ends at once");
+    tell_manager(sd_notify::NotifyState::Stopping);
     trigger.pull();
     tokio::select! {
         outcome = &mut finished => outcome,
         () = either(&mut terminate, &mut interrupt) => anyhow::bail!("ended at once by a second signal"),
+    }
+}
+
+/// Where a service manager started us (systemd, Type=notify), it is told.
+fn tell_manager(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }
 

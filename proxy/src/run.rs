@@ -251,6 +251,8 @@ impl Parts {
             tokio::spawn(attend(control_plane, identity, instance_id, process.clone(), clock));
         }
         let mut signals = Signals::new()?;
+        // Listening, not ready: a control plane that is away must not hold up the start of a machine.
+        tell_manager(sd_notify::NotifyState::Ready);
         let status = serve_status(args.status_listen, process.clone(), |address| {
             tracing::info!(%address, "status port");
         });
@@ -263,6 +265,7 @@ impl Parts {
             () = asked_to_drain.notified() => {}
         }
         tracing::info!("draining");
+        tell_manager(sd_notify::NotifyState::Stopping);
         draining.store(true, Ordering::Release);
         stop.send_replace(true);
         let whole = Duration::from_secs(args.drain_timeout.into());
@@ -333,6 +336,13 @@ fn ready_watch(facts: Arc<Facts>) -> watch::Receiver<bool> {
         say.closed().await;
     });
     ready
+}
+
+/// Where a service manager started us (systemd, Type=notify), it is told.
+fn tell_manager(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
 }
 
 /// SIGTERM and SIGINT as one.

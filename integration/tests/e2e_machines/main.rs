@@ -1,0 +1,186 @@
+//! `deploy/two-machines.md`, run as it stands there on two booted machines; and what the page promises.
+
+#[cfg(test)]
+mod machine;
+#[cfg(test)]
+mod page;
+#[cfg(test)]
+mod units;
+
+#[cfg(test)]
+mod machines {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use anyhow::Context as _;
+    use serde_json::Value;
+    use weft_cli::binaries::Binaries;
+    use weft_cli::dev::ready::wait_for;
+    use weft_integration::assert::same_hop;
+
+    use crate::machine::{Machine, connect};
+    use crate::page::blocks;
+
+    /// Longer than any of the waits takes; a lease is 10 s.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    const PAGE: &str = include_str!("../../../deploy/two-machines.md");
+
+    struct Two {
+        one: Machine,
+        two: Machine,
+        /// The page's last command: a call from `two` to `one`.
+        call: String,
+    }
+
+    impl Two {
+        async fn boot() -> anyhow::Result<Self> {
+            let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("a repository")?;
+            let (one, two) = tokio::try_join!(Machine::boot("one", repository), Machine::boot("two", repository))?;
+            connect([(&one, "10.99.0.1"), (&two, "10.99.0.2")]).await?;
+            Ok(Self { one, two, call: String::new() })
+        }
+
+        async fn run_the_page(&mut self) -> anyhow::Result<()> {
+            let binaries = Binaries::locate()?.find("weft")?;
+            let binaries = binaries.parent().context("a directory")?.display().to_string();
+            let mut commands = 0;
+            let mut token = String::new();
+            for block in blocks(PAGE)? {
+                let (whose, see) = block.mark.split_once(' ').unwrap_or((&block.mark, ""));
+                commands += usize::from(see.is_empty());
+                let text = block.text.replace("target/release", &binaries).replace("$TOKEN", token.trim());
+                match whose {
+                    "one" => {
+                        let said = self.one.sh(&text).await?;
+                        token = if said.starts_with("weft1.") { said } else { token };
+                    }
+                    "two" if see.is_empty() => drop(self.two.sh(&text).await?),
+                    "two" => self.call = text,
+                    "both" => {
+                        tokio::try_join!(self.one.sh(&text), self.two.sh(&text))?;
+                    }
+                    other => anyhow::bail!("whose is a block for {other:?}?"),
+                }
+            }
+            assert_eq!(commands, 10, "the page promises ten");
+            Ok(())
+        }
+
+        /// Waits until a call from `two` is answered by the server on `one`.
+        async fn answers(&self, after: &str) -> anyhow::Result<()> {
+            wait_for(&format!("an answer after {after}"), PATIENCE, || async {
+                let answer = self.two.sh(&self.call).await.map_err(|error| format!("{error:#}"))?;
+                if answer.contains("Apache License") { Ok(()) } else { Err(answer) }
+            })
+            .await
+        }
+
+        /// A call that the server's log can be searched for.
+        async fn ask(&self, path: &str) -> anyhow::Result<i32> {
+            let said =
+                self.two.output(&format!("curl -s -o /dev/null --max-time 5 http://10.99.0.1:8000/{path}")).await?;
+            said.status.code().context("curl was killed")
+        }
+
+        async fn was_asked(&self, path: &str) -> anyhow::Result<bool> {
+            Ok(self.one.sh("journalctl --sync; journalctl -u web -o cat").await?.contains(path))
+        }
+    }
+
+    /// The newest access record of the machine's proxy for a request that went well.
+    async fn record(machine: &Machine) -> anyhow::Result<Value> {
+        wait_for("a record", PATIENCE, || async {
+            let said = machine.sh("journalctl -u weft-proxy -o cat").await.map_err(|error| format!("{error:#}"))?;
+            let records = said.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let found = records.into_iter().find(|record| record.get("status") == Some(&Value::from(200)));
+            found.ok_or_else(|| said.lines().last().unwrap_or_default().to_owned())
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn two_machines_in_ten_commands() -> anyhow::Result<()> {
+        let mut both = Two::boot().await?;
+        let outcome = scenario(&mut both).await;
+        if outcome.is_err() {
+            for machine in [&both.one, &both.two] {
+                let journal = machine.sh("journalctl --sync; journalctl -o short-precise -n 200").await;
+                eprintln!("{}\n{}", machine.log(), journal.unwrap_or_else(|error| error.to_string()));
+            }
+        }
+        outcome
+    }
+
+    async fn scenario(both: &mut Two) -> anyhow::Result<()> {
+        both.run_the_page().await?;
+        both.answers("the page").await?;
+        same_hop(&record(&both.two).await?, &record(&both.one).await?, ("client", "web"))?;
+        for machine in [&both.one, &both.two] {
+            machine.sh("rm /etc/weft/join-token").await?;
+        }
+        restarts(both).await?;
+        nothing_goes_past_a_proxy_that_is_down(both).await?;
+        leaving_and_coming_back(both).await
+    }
+
+    /// No token is there any more.
+    async fn restarts(both: &Two) -> anyhow::Result<()> {
+        for (name, machine) in [("one", &both.one), ("two", &both.two)] {
+            machine.sh("systemctl restart weft-proxy").await?;
+            both.answers(&format!("a restart of the proxy on {name}")).await?;
+            machine.sh("systemctl kill -s KILL weft-proxy").await?;
+            both.answers(&format!("a kill of the proxy on {name}")).await?;
+        }
+        both.one.sh("systemctl restart weft-control-plane").await?;
+        both.answers("a restart of the control plane").await?;
+        // Killed, so that nobody deregisters: the lease ends by itself.
+        both.one.sh("systemctl kill -s KILL weft-proxy; systemctl stop weft-proxy").await?;
+        wait_for("the lease to end", PATIENCE, || async {
+            let said = both.one.sh("weft status").await.map_err(|error| format!("{error:#}"))?;
+            if said.contains("10.99.0.1") { Err(said) } else { Ok(()) }
+        })
+        .await?;
+        both.one.sh("systemctl kill -s KILL weft-control-plane; systemctl start weft-proxy").await?;
+        both.answers("the end of the lease and a kill of the control plane").await
+    }
+
+    async fn nothing_goes_past_a_proxy_that_is_down(both: &Two) -> anyhow::Result<()> {
+        both.two.sh("systemctl stop weft-proxy").await?;
+        assert_eq!(both.ask("outbound-leak").await?, 7, "refused");
+        both.two.sh("systemctl start weft-proxy").await?;
+        both.answers("a stop of the caller's proxy").await?;
+        both.one.sh("systemctl stop weft-proxy").await?;
+        both.two.sh("systemctl stop weft-proxy weft-init").await?;
+        assert_eq!(both.ask("inbound-leak").await?, 7, "refused");
+        // The way itself is open: without the redirection on both sides the same call arrives.
+        both.one.sh("systemctl stop weft-init").await?;
+        assert_eq!(both.ask("in-the-open").await?, 0);
+        assert!(both.was_asked("in-the-open").await?);
+        for leak in ["outbound-leak", "inbound-leak"] {
+            assert!(!both.was_asked(leak).await?, "{leak}");
+        }
+        Ok(())
+    }
+
+    /// Booted again, the redirection and the proxies are there, and still no token is needed.
+    async fn leaving_and_coming_back(both: &Two) -> anyhow::Result<()> {
+        both.one.sh("systemctl start weft-proxy").await?;
+        let before = both.two.leader()?;
+        both.two.output("systemctl reboot").await?;
+        wait_for("the machine to go down", PATIENCE, || async {
+            match both.two.leader() {
+                Ok(leader) if leader == before => Err("it is still up".to_owned()),
+                _ => Ok(()),
+            }
+        })
+        .await?;
+        both.two.until_booted().await?;
+        both.answers("a reboot").await?;
+        let order = "systemctl show -P ActiveEnterTimestampMonotonic weft-init network-pre.target weft-proxy";
+        let times = both.two.sh(order).await?;
+        let times: Vec<u64> = times.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        assert!(times.is_sorted() && times.len() == 3 && !times.contains(&0), "redirection, network, proxy: {times:?}");
+        Ok(())
+    }
+}
