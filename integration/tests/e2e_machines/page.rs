@@ -24,7 +24,7 @@ pub(crate) fn blocks(page: &str) -> anyhow::Result<Vec<Block>> {
             if line.trim_start() == "```" {
                 break;
             }
-            text.push_str(line.get(indent..).unwrap_or(line.trim_start()));
+            text.push_str(line.get(indent..).unwrap_or_else(|| line.trim_start()));
             text.push('\n');
         }
         found.push(Block { mark: mark.to_owned(), text });
