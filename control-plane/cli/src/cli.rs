@@ -32,8 +32,6 @@ pub enum Command {
     #[command(subcommand)]
     Dev(DevCommand),
     /// Show the mesh at work: a small blog, its identities, its traces, and a control plane that is killed meanwhile.
-    ///
-    /// Needs no root: see `weft dev up --help` for what is different without.
     Demo(DemoArgs),
     /// Create or replace resources (Service, …) from YAML in the Kubernetes manner.
     Apply(ApplyArgs),

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -39,8 +39,17 @@ impl Backend {
     /// # Errors
     /// None comes within [`DEADLINE`].
     pub async fn accept(&self) -> anyhow::Result<Wire> {
-        let accepted = timeout(DEADLINE, self.listener.accept()).await.context("no connection to the backend")?;
-        Wire::over(accepted?.0)
+        Wire::over(self.accept_stream().await?)
+    }
+
+    /// As [`Self::accept`], for what speaks on it in another way.
+    ///
+    /// # Errors
+    /// None comes within [`DEADLINE`].
+    pub async fn accept_stream(&self) -> anyhow::Result<TcpStream> {
+        let accepted = timeout(DEADLINE, self.listener.accept()).await.context("no connection to the backend")??;
+        accepted.0.set_nodelay(true)?;
+        Ok(accepted.0)
     }
 
     /// Plays `script` on every connection from now on, each in a task of its own, until what is returned is dropped. Do

@@ -12,11 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::DEADLINE;
 use super::h2_frame::{Frame, PAYLOAD_MAX, PREFACE, flag, kind, setting};
 use super::h2_hpack::{Field, Reader};
-
-/// Whatever is waited for comes within this, or the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Windows before any SETTINGS (RFC 9113 section 6.9.2).
 const WINDOW: i64 = 65_535;

@@ -15,7 +15,7 @@ use weft_core::propagate::peer::drop_client_identity;
 
 use super::h1_client::H1ResponseBody;
 use super::h1_server::H1RequestBody;
-use super::h2_io::H2Body;
+use super::h2_io::{H2Body, RequestRest};
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -100,6 +100,7 @@ impl Body {
             Self::H2(body) => body.poll_frame(cx),
         };
         match polled {
+            Poll::Ready(None) if self.has_rest() => {}
             Poll::Ready(None | Some(Err(_))) => *self = Self::Empty,
             Poll::Ready(Some(Ok(Frame::Trailers(ref mut trailers)))) => drop_client_identity(trailers),
             Poll::Ready(Some(Ok(Frame::Data(_)))) | Poll::Pending => {}
@@ -115,6 +116,15 @@ impl Body {
             Self::H1Response(body) => body.poll_background(cx),
             Self::H2(body) => body.poll_background(cx),
         }
+    }
+
+    /// What is left of the request behind this response body, which has been read to its end.
+    pub(crate) fn take_rest(&mut self) -> Option<RequestRest> {
+        if let Self::H2(body) = self { body.take_rest() } else { None }
+    }
+
+    const fn has_rest(&self) -> bool {
+        matches!(self, Self::H2(body) if body.has_rest())
     }
 
     /// Whether it is certain that no frame follows.

@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use weft_core::fault::FaultKind;
 use weft_core::h1::{HeadFault, Limits};
-use weft_core::message::{Asked, ParsedResponse, RequestHead};
+use weft_core::message::{Asked, BodyFraming, ParsedResponse, RequestHead};
 use weft_core::translate::{request_to_h2, response_from_h2};
 
 use super::h2_io::{H2Body, H2Sender, Side};
@@ -153,9 +153,10 @@ impl H2Client {
             let tunnel = H2Tunnel::new(sender.into_stream(), recv, Some(held));
             return Ok(Response { head, body: Body::Empty, upgrade: Some(Box::new(Stream::h2_tunnel(tunnel))) });
         }
-        if ended {
+        if ended && exchange.sender.is_none() {
             return Ok(Response::new(head));
         }
+        let framing = if ended { BodyFraming::None } else { framing };
         let body = H2Body::new(recv, Side::Upstream, framing, self.limits).with_request(exchange.sender, held);
         Ok(Response { head, body: Body::H2(body), upgrade: None })
     }

@@ -159,6 +159,16 @@ impl H2Body {
         self.poll_request(cx).unwrap_or(Ok(())).unwrap_or_default();
     }
 
+    pub(crate) const fn has_rest(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// What is left of the request, to be moved on when the response is over.
+    pub(crate) fn take_rest(&mut self) -> Option<RequestRest> {
+        let sender = self.request.take()?;
+        Some(RequestRest { sender, _held: self.held.take() })
+    }
+
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Option<Result<(), BodyError>> {
         match self.request.as_mut()?.poll(cx) {
             Poll::Pending => None,
@@ -176,6 +186,19 @@ impl H2Body {
 
     pub(crate) const fn framing(&self) -> BodyFraming {
         self.framing
+    }
+}
+
+/// What is left of a request after the whole response to it. The two directions of a stream end each for itself.
+pub(crate) struct RequestRest {
+    sender: Box<H2Sender>,
+    _held: Option<InFlight>,
+}
+
+impl RequestRest {
+    /// Moves it until the client has ended it or left, or the server wants no more of it.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        self.sender.poll(cx)
     }
 }
 
@@ -260,7 +283,12 @@ impl H2Sender {
         }
     }
 
-    /// The bare stream, for a tunnel.
+    /// What is left of the request when its response has left.
+    pub(crate) fn take_rest(&mut self) -> Option<RequestRest> {
+        self.body.take_rest()
+    }
+
+    /// The bare stream.
     pub(crate) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ::http::Method;
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 use weft_core::fault::FaultKind;
@@ -24,7 +24,7 @@ use weft_core::translate::{request_from_h2, response_to_h2};
 
 use super::body::Sent;
 use super::h1_server::head_fault;
-use super::h2_io::{H2Body, H2Sender, Side};
+use super::h2_io::{H2Body, H2Sender, RequestRest, Side};
 use super::h2_watch::{End, Watch, Watched};
 use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
 use super::limits::SMALL_FRAMES_BYTES_MAX;
@@ -284,14 +284,17 @@ async fn answer<H: Handler>(
     connect: Option<RecvStream>,
     (ticket, handler): (H::Ticket, &H),
 ) -> (Sent, Option<(H::Ticket, Option<BodyError>)>) {
-    let Response { head, body, upgrade } = response;
+    let Response { head, mut body, upgrade } = response;
     let Ok(converted) = response_to_h2(&head) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return (Sent::default(), Some((ticket, Some(BodyError::of(FaultKind::UpstreamProtocol)))));
     };
-    let body = if head_only || matches!(head.status, 204 | 304) { Body::Empty } else { body };
+    let (mut body, mut rest) = match head_only || matches!(head.status, 204 | 304) {
+        true => (Body::Empty, body.take_rest()),
+        false => (body, None),
+    };
     let empty = body.is_end() && upgrade.is_none();
-    let Ok(send) = respond.send_response(converted, empty) else {
+    let Ok(mut send) = respond.send_response(converted, empty) else {
         return (Sent::default(), Some((ticket, Some(BodyError::of(FaultKind::DownstreamReset)))));
     };
     if let (Some(upstream), Some(recv)) = (upgrade, connect) {
@@ -300,9 +303,28 @@ async fn answer<H: Handler>(
         return (Sent::default(), None);
     }
     if empty {
+        rest = rest.or_else(|| body.take_rest());
+        finish_request(rest, &mut send).await;
         return (Sent::default(), Some((ticket, None)));
     }
     let mut sender = H2Sender::new(send, body, Side::Downstream);
     let outcome = poll_fn(|cx| sender.poll(cx)).await;
-    (sender.sent(), Some((ticket, outcome.err())))
+    let sent = sender.sent();
+    if outcome.is_ok() {
+        rest = rest.or_else(|| sender.take_rest());
+        finish_request(rest, &mut sender.into_stream()).await;
+    }
+    (sent, Some((ticket, outcome.err())))
+}
+
+/// After a whole response the client may go on with its request (RFC 9113 section 8.1), unless the server stops it.
+async fn finish_request(rest: Option<RequestRest>, downstream: &mut SendStream<Bytes>) {
+    let Some(mut rest) = rest else { return };
+    let outcome = poll_fn(|cx| rest.poll(cx)).await;
+    // Dropping the stream says NO_ERROR, as most servers do.
+    if let Err(BodyError { fault: FaultKind::UpstreamReset, reset: Some(reason) }) = outcome
+        && reason != Reason::NO_ERROR
+    {
+        downstream.send_reset(reason);
+    }
 }

@@ -27,10 +27,6 @@ const DOWN_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
     /// Start the applications of a file, each in its own network namespace with a sidecar, and stay until Ctrl-C.
-    ///
-    /// Without root, all this happens in a user namespace of its own. Applications are called as you are, without any
-    /// capability. No other network can be reached from there (no internet), and from this machine only the gateways and
-    /// `weft dev exec` lead in. A mesh without root is no wall against its own applications: they run as you.
     Up(UpArgs),
     /// Run a command where an application runs: its network, its /etc/hosts, its user.
     Exec(ExecArgs),

@@ -1,0 +1,60 @@
+//! HTTP/2 through two sidecars, compared frame by frame with the same exchange between client and server alone.
+
+mod exchanges;
+mod rules;
+mod script;
+mod trace;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use weft_integration::raw::{Pair, Plan, Protocol};
+
+use crate::rules::{Both, RULES};
+use crate::script::perform;
+
+/// Both outcomes without what may differ; `except` is the index of a rule that is left out.
+fn canonical(both: &Both, except: Option<usize>) -> Both {
+    let mut both = both.clone();
+    for (at, rule) in RULES.iter().enumerate() {
+        if Some(at) != except {
+            (rule.apply)(&mut both);
+        }
+    }
+    both
+}
+
+fn same(both: &Both, except: Option<usize>) -> bool {
+    let both = canonical(both, except);
+    both.direct == both.meshed
+}
+
+#[tokio::test]
+async fn exchanges_through_the_mesh_are_those_without_it() {
+    let pair = Pair::start(Plan::mesh(&[Protocol::H2c])).await.unwrap();
+    let door = &pair.doors[0];
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut performed = Vec::new();
+    for exchange in exchanges::all() {
+        let direct = perform(&exchange, at(door.backend.port()), &door.backend).await;
+        assert!(direct.client.failed.is_none() && direct.server.failed.is_none(), "{}: {direct:#?}", exchange.name);
+        let meshed = perform(&exchange, at(door.port), &door.backend).await;
+        performed.push((exchange.name, Both { direct, meshed }));
+    }
+    let different: Vec<_> = performed.iter().filter(|(_, both)| !same(both, None)).collect();
+    for (name, both) in &different {
+        let Both { direct, meshed } = canonical(both, None);
+        eprintln!("=== {name}");
+        for (end, direct, meshed) in
+            [("client", direct.client, meshed.client), ("server", direct.server, meshed.server)]
+        {
+            if direct != meshed {
+                eprintln!("--- {end}: direct {direct:#?}\n--- {end}: through the mesh {meshed:#?}");
+            }
+        }
+    }
+    let names: Vec<_> = different.iter().map(|(name, _)| name).collect();
+    assert!(names.is_empty(), "{} of {} exchanges differ: {names:#?}", names.len(), performed.len());
+    for (at, rule) in RULES.iter().enumerate() {
+        assert!(performed.iter().any(|(_, both)| !same(both, Some(at))), "nothing needs the rule \"{}\"", rule.name);
+    }
+}
