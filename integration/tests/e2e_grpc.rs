@@ -27,3 +27,21 @@ fn all_four_kinds_of_call_with_trailers_and_errors() -> anyhow::Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn calls_end_as_they_do_without_the_mesh() -> anyhow::Result<()> {
+    let declared =
+        python_app("declared", &["grpc_conduct.py", "serve", "50061"], "ports: [{port: 50061, protocol: grpc}]")?;
+    let limited = python_app("limited", &["grpc_conduct.py", "serve", "50062", "limits"], "ports: [{port: 50062}]")?;
+    let (python, script) = (python()?.display().to_string(), script("grpc_conduct.py")?.display().to_string());
+    with_mesh(&format!("apps:\n{declared}{limited}{}", idle_app("client")), async |mesh| {
+        let cases = ["statuses", "metadata", "deadline", "cancel", "stop-early", "large", "compression", "pings"];
+        mesh.stdout("client-0", &[&[python.as_str(), &script, "call", "declared:50061"], cases.as_slice()].concat())
+            .await?;
+        mesh.stdout("client-0", &[&python, &script, "call", "limited:50062", "statuses"]).await?;
+        // 5: NOT_FOUND, in the trailers after messages as in an answer of trailers only.
+        record(mesh, "client-0", &[("grpc_status", json!(5)), ("bytes_sent", json!(0))]).await?;
+        record(mesh, "client-0", &[("grpc_status", json!(5)), ("bytes_sent", json!(18))]).await?;
+        Ok(())
+    })
+}

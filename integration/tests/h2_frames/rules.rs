@@ -141,7 +141,7 @@ fn hide_span(fields: &mut Vec<Field>) {
             b"b3" => (32 + "-".len(), 16),
             _ => continue,
         };
-        value[before..before + length].fill(b'.');
+        value.get_mut(before..before + length).expect("a whole span").fill(b'.');
         // What follows the decision in b3 is the parent.
         if name == b"b3" {
             value.truncate(before + length + "-1".len());

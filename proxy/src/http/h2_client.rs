@@ -64,7 +64,8 @@ impl H2Client {
             opened.map_err(|_| FaultKind::ConnectTimeout)?.map_err(|_| FaultKind::UpstreamReset)?;
         let streams = Rc::<Streams>::default();
         let closed = Rc::new(Cell::new(false));
-        let mut keepalive = KeepAlive::new(connection.ping_pong(), &streams, watch.clone(), limits);
+        let mut keepalive =
+            KeepAlive::new(connection.ping_pong().filter(|_| limits.ping_servers), &streams, watch.clone(), limits);
         let (over, watched) = (Rc::clone(&closed), watch.clone());
         spawn_local(async move {
             poll_fn(|cx| {

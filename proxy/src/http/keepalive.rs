@@ -4,7 +4,8 @@
 //! application that is busy answers late.
 //!
 //! An idle connection is not pinged: nobody waits, and a fleet of idle proxies must cost nothing but one timer tick each.
-//! It is given up after the idle timeout. A head whose end does not come blocks all streams, as nothing may stand between
+//! It is given up after the idle timeout. Servers other than sidecars are never pinged: those of gRPC count PINGs and end
+//! connections with more than they like. A head whose end does not come blocks all streams, as nothing may stand between
 //! its frames, and ends the connection.
 
 use std::cell::Cell;
@@ -81,6 +82,7 @@ pub(crate) enum Verdict {
 
 /// Sends a PING each interval while there are streams, and waits for a sign of life.
 pub(crate) struct KeepAlive {
+    /// None: the peer is not to be asked.
     pings: Option<PingPong>,
     streams: Rc<Streams>,
     watch: Watch,
@@ -116,9 +118,9 @@ impl KeepAlive {
 
     /// Ready when the connection is to be closed; within one interval after the idle timeout for an idle one.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
-        let Some(pings) = &mut self.pings else { return Poll::Pending };
         loop {
-            if self.waiting && matches!(pings.poll_pong(cx), Poll::Ready(Ok(_))) {
+            let answer = self.pings.as_mut().filter(|_| self.waiting).map(|pings| pings.poll_pong(cx));
+            if matches!(answer, Some(Poll::Ready(Ok(_)))) {
                 self.waiting = false;
                 self.timer.as_mut().reset(Instant::now() + self.interval);
             }
@@ -141,7 +143,11 @@ impl KeepAlive {
                 return Poll::Ready(Verdict::Idle);
             }
             let unanswered = self.waiting;
-            self.waiting = active && (pings.send_ping(Ping::opaque()).is_ok() || unanswered);
+            let asked = match &mut self.pings {
+                Some(pings) if active => pings.send_ping(Ping::opaque()).is_ok() || unanswered,
+                Some(_) | None => false,
+            };
+            self.waiting = asked;
             let next = if self.waiting { self.timeout } else { self.interval };
             self.timer.as_mut().reset(Instant::now() + next);
         }

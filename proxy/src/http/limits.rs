@@ -46,8 +46,11 @@ pub struct HttpLimits {
     pub stream_window: u32,
     /// PING this often while streams are open: 10 s.
     pub ping_interval: Duration,
-    /// After a PING something must be heard within: 20 s from strangers and applications, which may be busy (a host that
-    /// is gone is found by TCP), 3 s between sidecars.
+    /// PING servers too. Between sidecars only: gRPC servers close connections on which they get more PINGs than one in
+    /// five minutes while nothing is sent. A host of theirs that is gone is found by TCP.
+    pub ping_servers: bool,
+    /// After a PING something must be heard within: 20 s from strangers and applications, which may be busy, 3 s between
+    /// sidecars.
     pub ping_timeout: Duration,
 }
 
@@ -64,6 +67,7 @@ impl Default for HttpLimits {
             premature_resets_max: 500,
             stream_window: 128 * 1024,
             ping_interval: Duration::from_secs(10),
+            ping_servers: false,
             ping_timeout: Duration::from_secs(20),
         }
     }
@@ -83,7 +87,14 @@ impl HttpLimits {
         message.fields_max += ADDED_FIELDS_MAX;
         // Each line may grow by the blank after its colon.
         message.trailer_bytes_max += message.fields_max;
-        Self { pending_resets_max, premature_resets_max, message, ping_timeout: Duration::from_secs(3), ..base }
+        Self {
+            pending_resets_max,
+            premature_resets_max,
+            message,
+            ping_servers: true,
+            ping_timeout: Duration::from_secs(3),
+            ..base
+        }
     }
 
     /// Receive window of an HTTP/2 connection.

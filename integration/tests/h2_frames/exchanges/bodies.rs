@@ -149,7 +149,8 @@ fn end() -> Step {
 /// A tenth of the body, and the wait for as much as should have come by then.
 fn up_and_down(body: &[u8], n: usize) -> Vec<Step> {
     let piece = body.len() / 10;
-    vec![Step::Body(1, body[(n - 1) * piece..n * piece].to_vec(), false), Step::Await(Stage::Bytes(1, n * piece))]
+    let tenth = body.chunks(piece).nth(n - 1).expect("ten pieces").to_vec();
+    vec![Step::Body(1, tenth, false), Step::Await(Stage::Bytes(1, n * piece))]
 }
 
 fn grpc() -> Vec<Exchange> {

@@ -376,7 +376,7 @@ fn a_silent_peer_is_noticed_while_a_stream_waits() {
         let limits = HttpLimits {
             ping_interval: Duration::from_millis(50),
             ping_timeout: Duration::from_millis(50),
-            ..HttpLimits::default()
+            ..HttpLimits::between_sidecars()
         };
         // Takes all, answers nothing, as a black hole does.
         let to = upstream(|mut socket, _| async move {
@@ -388,6 +388,40 @@ fn a_silent_peer_is_noticed_while_a_stream_waits() {
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert!(read_head(&mut client).await.starts_with("HTTP/1.1 502 "));
         assert_eq!(proxy.handler.noted("failed").await, "failed upstream_reset unsent=false");
+    });
+}
+
+/// gRPC servers answer the third PING of a quiet connection with GOAWAY: "too many pings".
+#[test]
+fn a_server_that_takes_its_time_is_not_pinged() {
+    run(async {
+        let limits = HttpLimits { ping_interval: Duration::from_millis(20), ..HttpLimits::default() };
+        let seen = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let kinds = Rc::clone(&seen);
+        let to = upstream(move |mut socket, _| {
+            let kinds = Rc::clone(&kinds);
+            async move {
+                socket.read_exact(&mut [0; 24]).await.unwrap();
+                socket.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+                let reading = async {
+                    let mut header = [0; 9];
+                    while socket.read_exact(&mut header).await.is_ok() {
+                        let length = usize::from(header[1]) << 8 | usize::from(header[2]);
+                        socket.read_exact(&mut vec![0; length]).await.unwrap();
+                        kinds.borrow_mut().push(header[3]);
+                    }
+                };
+                // Twenty times what lies between two PINGs to a sidecar.
+                tokio::time::timeout(Duration::from_millis(400), reading).await.unwrap_err();
+            }
+        })
+        .await;
+        let proxy = proxy(Proto::H1, Some((to, Proto::H2)), limits).await;
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 502 "));
+        let seen = seen.borrow();
+        assert!(seen.contains(&1) && !seen.contains(&6), "HEADERS and no PING in {seen:?}");
     });
 }
 
