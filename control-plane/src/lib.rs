@@ -11,6 +11,7 @@ pub mod ca;
 pub mod doors;
 pub mod metrics;
 pub mod names;
+pub mod panics;
 pub mod push;
 pub mod registry;
 pub mod resource;

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use weft_control_plane::bootstrap::{Cli, Command, LogFormat, RestoreArgs, ServeArgs};
-use weft_control_plane::{backup, serve, shutdown};
+use weft_control_plane::{backup, panics, serve, shutdown};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 
 fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_log(&args)?;
+    panics::watch();
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let outcome = runtime.block_on(serve_until_signalled(args));

@@ -99,6 +99,12 @@ impl Page {
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// At zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// One more.
     pub fn increment(&self) {
         self.add(1);

@@ -40,6 +40,7 @@ use crate::doors::tls::{TlsCounts, TlsDoor};
 use crate::metrics::{Metrics, Page};
 use crate::names::resolver::Source;
 use crate::names::{LookupCounts, Names};
+use crate::panics;
 use crate::push::proxies::{Proxies, PushCounts};
 use crate::registry::handle::Registry;
 use crate::shutdown::Shutdown;
@@ -347,6 +348,8 @@ fn register_metrics(plane: &Plane, store: &Arc<Embedded>, own: &Arc<OwnCertifica
         let root = authority.root_not_after().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         page.gauge(name, expiry, &[("certificate", "root")], root as f64);
         page.gauge("weft_connected_proxies", "Proxies with an open Discovery stream.", &[], proxies.count() as f64);
+        let help = "Defects of this program, each of which ended one call or task.";
+        page.counter("weft_panics_total", help, &[], &panics::COUNT);
         push_metrics(page, proxies.counts());
         lookup_metrics(page, &lookups);
         let help = "Instances removed because their lease was missed.";

@@ -23,6 +23,7 @@ pub mod l4;
 pub mod log;
 pub mod net;
 pub mod outbound;
+pub mod panics;
 pub mod peek;
 pub mod pool;
 pub mod registration;

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::feed::FeedStatus;
 use crate::identity::{IdentityWatch, RenewalStatus};
 use crate::net::Admission;
-use crate::telemetry::{Hub, names};
+use crate::telemetry::{Hub, head, line, names};
 
 /// Where the answers come from.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ impl Facts {
 /// Appends all metrics.
 pub fn metrics(facts: &Facts, out: &mut String) {
     facts.hub.render(out);
+    head(out, names::PANICS);
+    line(out, format_args!("{} {}", names::PANICS.name, crate::panics::count()));
     let mut gauge = |name: &str, help: &str, value: f64| {
         // Writing to a String does not fail.
         write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n").unwrap_or_default();

@@ -64,6 +64,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(50);
 /// Whatever keeps the process from starting, naming the flag or file.
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let log = crate::log::start(&args.log)?;
+    crate::panics::watch();
     raise_descriptor_limit();
     if let Some(mark) = args.mark {
         mark_connections(mark).context("--mark: cannot mark connections (this needs CAP_NET_ADMIN)")?;

@@ -6,6 +6,7 @@
 //! and what is left is closed.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU16;
@@ -265,15 +266,24 @@ fn begin(worker: &Rc<Worker>, door: &Door, open: &Rc<Cell<usize>>, socket: TcpSt
     net::tune(&socket);
     let watched = worker.stalls.watch(&socket);
     let open = Held::new(worker, open, door.is_egress());
-    let serving = serve(Rc::clone(worker), door.clone(), socket, from);
-    let worker = Rc::clone(worker);
-    spawn_local(async move {
-        if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
+    let serving = contained(Rc::clone(worker), from, serve(Rc::clone(worker), door.clone(), socket, from));
+    spawn_local(serving.map(move |()| drop((watched, admitted, open))));
+}
+
+/// Serves one connection. A panic ends it alone; its socket is closed and what it held is given back.
+///
+/// No async function: awaiting a future inside another one would hold room for it twice.
+pub(super) fn contained(
+    worker: Rc<Worker>,
+    from: SocketAddr,
+    serving: impl Future<Output = ()>,
+) -> impl Future<Output = ()> {
+    AssertUnwindSafe(serving).catch_unwind().map(move |ended| {
+        if ended.is_err() {
             worker.telemetry.count(Counter::ConnectionPanicked);
             tracing::error!(%from, "a connection was ended by a defect of this proxy; please report it");
         }
-        drop((watched, admitted, open));
-    });
+    })
 }
 
 async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAddr) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,15 @@ use weft_core::model::{
 };
 use weft_core::snapshot::{Snapshot, apply};
 
-use super::worker::{InboundRules, OpenConnections, Shared, Timeouts};
+use super::drain::drain;
+use super::start::contained;
+use super::worker::{InboundRules, OpenConnections, Shared, Timeouts, Worker};
 use super::{Door, Listening, Setup, Workers, start};
 use crate::clock::Clock;
 use crate::feed::Resolver;
 use crate::identity::Identity;
 use crate::net::{self, Admission};
-use crate::telemetry::{Counter, Hub};
+use crate::telemetry::{Counter, Hub, Telemetry};
 use crate::tls::tests::{Authority, CART, WEB};
 
 const CONNECTIONS_MAX: usize = 20;
@@ -43,22 +46,10 @@ impl Proxy {
         let hub = Hub::new();
         let sockets = net::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let address = sockets[0].local_addr().unwrap();
-        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot.into_complete()));
-        let shared = Shared {
-            application: Arc::default(),
-            resolver: Resolver::offline(Arc::clone(&snapshot)),
-            snapshot,
-            identity: tokio::sync::watch::channel(identity).1,
-            inbound: InboundRules::default(),
-            open: OpenConnections::default(),
-            admission: Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_MAX)),
-            timeouts: Timeouts::default(),
-            clock: Clock::start(),
-        };
         let setup = Setup {
             workers: 1,
             listeners: vec![Listening { door, sockets }],
-            shared: Arc::new(shared),
+            shared: Arc::new(shared(snapshot, identity)),
             hub: hub.clone(),
             log: None,
             instance_id: "test".into(),
@@ -77,6 +68,21 @@ impl Proxy {
     async fn end(self) {
         let stopping = tokio::task::spawn_blocking(move || self.workers.stop(PATIENCE));
         timeout(PATIENCE, stopping).await.unwrap().unwrap();
+    }
+}
+
+fn shared(snapshot: Snapshot, identity: Option<Arc<Identity>>) -> Shared {
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot.into_complete()));
+    Shared {
+        application: Arc::default(),
+        resolver: Resolver::offline(Arc::clone(&snapshot)),
+        snapshot,
+        identity: tokio::sync::watch::channel(identity).1,
+        inbound: InboundRules::default(),
+        open: OpenConnections::default(),
+        admission: Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_MAX)),
+        timeouts: Timeouts::default(),
+        clock: Clock::start(),
     }
 }
 
@@ -404,4 +410,38 @@ async fn connections_beyond_the_bound_are_reset() {
     let last = held.last_mut().unwrap();
     assert!(timeout(PATIENCE, last.read(&mut [0; 1])).await.unwrap().is_err(), "reset");
     assert_eq!(b.hub.counter(Counter::ConnectionsRefused), 1);
+}
+
+/// A defect that one connection hits ends that connection: what it held is given back, others of the worker go on.
+#[tokio::test]
+async fn a_panic_ends_its_connection_and_is_counted() {
+    let hub = Hub::new();
+    let telemetry = Telemetry::new(&hub, None, "test".into(), Clock::start());
+    let worker = Rc::new(Worker::new(Arc::new(shared(Snapshot::empty(), None)), telemetry, drain().1, drain().1));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let socket = accepted.unwrap().0;
+    let defect = async {
+        let _held = socket;
+        tokio::task::yield_now().await;
+        let _borrowed = worker.first_bytes.borrow_mut();
+        panic!("a defect");
+    };
+    let (mut turns, beside) = (0, async {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    });
+    let counted = async {
+        beside.await;
+        turns = 10;
+    };
+    tokio::join!(contained(Rc::clone(&worker), address, defect), counted);
+    assert_eq!(turns, 10, "the one beside it goes on");
+    assert_eq!(timeout(PATIENCE, client.as_mut().unwrap().read_u8()).await.unwrap().ok(), None, "its socket is closed");
+    assert!(worker.first_bytes.try_borrow_mut().is_ok(), "what it had borrowed is given back");
+    let mut text = String::new();
+    hub.render(&mut text);
+    assert!(text.contains("weft_connection_panics_total 1"), "{text}");
 }

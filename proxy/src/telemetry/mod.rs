@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub use access_log::{AccessLog, LogHandle, LogTarget};
 pub use metrics::{Counter, Gauge, Hub, Side};
+pub(crate) use metrics::{head, line};
 pub use record::{AccessRecord, Direction, Kind};
 
 use crate::clock::Clock;

@@ -41,5 +41,8 @@ pub const BYTES_RECEIVED: Metric =
     metric("weft_received_bytes_total", "counter", "body and stream bytes from downstream");
 /// Bytes to downstream.
 pub const BYTES_SENT: Metric = metric("weft_sent_bytes_total", "counter", "body and stream bytes to downstream");
+/// Panics, whatever they ended.
+pub const PANICS: Metric =
+    metric("weft_panics_total", "counter", "defects of the proxy, each of which ended one connection, stream or task");
 /// Version of this build.
 pub const BUILD_INFO: Metric = metric("weft_build_info", "gauge", "always 1; the labels say what is running");

@@ -43,11 +43,13 @@ pub fn note_origin(fields: &mut Fields, edge: Edge<'_>) -> IpAddr {
     }
     // Servers that make variables of fields take both for one (WSGI, PHP, Rack); no proxy writes them so.
     fields.retain(|name, _| !is_disguised(name));
-    if !(believed && is_proto(fields.get(PROTO))) {
+    // Of several, readers pick different ones: that is nobody's word.
+    let said_once = |fields: &Fields, name: &str| believed && fields.get_all(name).count() == 1;
+    if !(said_once(fields, PROTO) && is_proto(fields.get(PROTO))) {
         fields.set(PROTO, if edge.tls { "https" } else { "http" });
     }
     match edge.host {
-        _ if believed && fields.contains(HOST) => {}
+        _ if said_once(fields, HOST) => {}
         Some(host) => fields.set(HOST, host),
         None => {
             fields.remove(HOST);
@@ -117,6 +119,10 @@ mod tests {
         let mended =
             ["x-forwarded-for: unknown, 10.0.0.9", "x-forwarded-proto: http", "x-forwarded-host: shop.example"];
         check(1, false, &odd, &mended, "10.0.0.9");
+        let said_twice =
+            ["x-forwarded-proto: https", "x-forwarded-proto: http", "x-forwarded-host: a", "x-forwarded-host: b"];
+        let own = ["x-forwarded-proto: http", "x-forwarded-host: shop.example", "x-forwarded-for: 10.0.0.9"];
+        check(1, false, &said_twice, &own, "10.0.0.9");
     }
 
     #[test]

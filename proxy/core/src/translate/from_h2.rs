@@ -93,6 +93,9 @@ pub fn trailers_from_h2(trailers: &HeaderMap, limits: &Limits) -> Result<Fields,
     if size > limits.trailer_bytes_max {
         return Err(BodyFault::TrailersTooLarge);
     }
+    if trailers.keys().any(|name| is_odd(name.as_str().as_bytes())) {
+        return Err(BodyFault::TrailerField);
+    }
     if trailers.keys().any(|name| is_forbidden_trailer(name.as_str())) {
         return Err(BodyFault::TrailerForbidden);
     }
@@ -138,6 +141,12 @@ fn check_authority(authority: Option<&[u8]>, host: Option<&[u8]>, scheme: Option
     }
 }
 
+/// Whether a name holds what no token may: of those that `h2` lets in, only the quotation mark is none (RFC 9113 section
+/// 8.2.1, RFC 9110 section 5.1). An HTTP/1 peer would refuse the whole message for it, or read another name.
+fn is_odd(name: &[u8]) -> bool {
+    name.contains(&b'"')
+}
+
 /// One pass over the fields before any byte is copied: forbidden fields, framing, limits.
 ///
 /// Crumbs of a cookie count as the one field that they become, with their joints; an HPACK reference of one byte can name
@@ -151,6 +160,9 @@ fn note_fields<'a>(
     let (mut size, mut count, mut cookies) = (extra, 0_usize, 0_usize);
     for (name, value) in map {
         let (name, value) = (name.as_str().as_bytes(), trim_ows(value.as_bytes()));
+        if is_odd(name) {
+            return Err(HeadFault::FieldName);
+        }
         if is_connection_specific(name) {
             return Err(HeadFault::ConnectionSpecific);
         }

@@ -3,11 +3,12 @@
 //! Downgrading HTTP/2 to HTTP/1 has been a rich source of request smuggling: what a length-prefixed protocol carries
 //! harmlessly can end a line or a body in a textual one. So every HTTP/2 head passes the checks of an HTTP/1 head on
 //! arrival, whether or not it will be sent as HTTP/1, and policies see the same shape either way:
+//! - names with a quotation mark, which the `http` crate takes from HTTP/2 though no token has one, are refused;
 //! - connection-specific fields, `te` other than `trailers`, lists or repeats of `content-length` are refused;
 //! - `:authority` and `Host` must name the same and only the former is kept; `:path` must be a path;
 //! - cookie crumbs are joined (section 8.2.3) and the limits apply to the result, before anything is copied.
 //!
-//! Guaranteed by the types of the `http` crate and not checked again: names are lower-case tokens, values hold no CR, LF,
+//! Guaranteed by the types of the `http` crate and not checked again: names are else lower-case tokens, values hold no CR, LF,
 //! NUL or other control character but HTAB, pseudo-headers are not among the fields.
 //!
 //! Toward HTTP/2 the fields that it forbids are dropped. Fields that `Connection` nominates are hop-by-hop in HTTP/1 too

@@ -404,3 +404,23 @@ proptest::proptest! {
         proptest::prop_assert_eq!(after.head.fields.len() + 1, before.head.fields.len());
     }
 }
+
+/// Names as `h2` makes them: every byte that it lets in must be one that HTTP/1 lets through, or be refused here.
+#[test]
+fn field_names_from_h2_are_tokens() {
+    for byte in 0..=u8::MAX {
+        let Ok(name) = http::HeaderName::from_lowercase(&[b'x', byte]) else { continue };
+        let mut parts = h2_request("GET", "http://a/", &[]);
+        parts.headers.insert(name.clone(), http::HeaderValue::from_static("b"));
+        let request = request_from_h2(&parts, None, true, &Limits::default()).map(drop);
+        let mut parts = Response::new(()).into_parts().0;
+        parts.headers.insert(name.clone(), http::HeaderValue::from_static("b"));
+        let asked = Asked { head: false, connect: false, upgrade: false };
+        let response = response_from_h2(&parts, asked, true, &Limits::default()).map(drop);
+        let trailers = trailers_from_h2(&parts.headers, &Limits::default()).map(drop);
+        let token = crate::fields::is_token(name.as_str().as_bytes());
+        let expected = if token { Ok(()) } else { Err(HeadFault::FieldName) };
+        assert_eq!((request, response), (expected, expected), "{name}");
+        assert_eq!(trailers, if token { Ok(()) } else { Err(BodyFault::TrailerField) }, "{name}");
+    }
+}
