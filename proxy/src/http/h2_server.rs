@@ -86,7 +86,7 @@ async fn serve<H: Handler + 'static>(
     let open = Rc::<Streams>::default();
     let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, watch.clone(), limits);
     let mut draining = pin!(drain.draining());
-    let (mut told, mut idle, mut new_turn) = (None, false, false);
+    let (mut told, mut idle, mut new_turn, mut refused) = (None, false, false, None);
     loop {
         let next = poll_fn(|cx| {
             if std::mem::take(&mut new_turn) {
@@ -98,7 +98,7 @@ async fn serve<H: Handler + 'static>(
             }
             let polled = connection.poll_accept(cx);
             if let Poll::Ready(Some(Ok((_, respond)))) = &polled {
-                watch.accepted(respond.stream_id().as_u32());
+                refused = watch.accepted(respond.stream_id().as_u32());
             } else {
                 watch.take_refused().for_each(|fault| handler.refused(&unseen(fault)));
             }
@@ -117,8 +117,8 @@ async fn serve<H: Handler + 'static>(
                 respond.send_reset(Reason::REFUSED_STREAM);
             }
             Next::Stream(Some(Ok((request, respond)))) => {
-                let held = InFlight::begin(&open);
-                spawn_local(serve_stream(request, respond, Rc::clone(limits), Rc::clone(handler), held));
+                let stream = Accepted { request, respond, refused, held: InFlight::begin(&open) };
+                spawn_local(serve_stream(stream, Rc::clone(limits), Rc::clone(handler)));
             }
             Next::Stream(Some(Err(error))) => {
                 let clean = error.reason() == Some(Reason::NO_ERROR);
@@ -160,11 +160,20 @@ fn connection_fault(error: &h2::Error) -> FaultKind {
     }
 }
 
-type Accepted = (::http::Request<RecvStream>, SendResponse<Bytes>);
+type Opened = (::http::Request<RecvStream>, SendResponse<Bytes>);
+
+/// A stream that a client has opened.
+struct Accepted {
+    request: ::http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    /// Why the crate has reset it already.
+    refused: Option<FaultKind>,
+    held: InFlight,
+}
 
 #[allow(clippy::large_enum_variant, reason = "the large variant is the common one")]
 enum Next {
-    Stream(Option<Result<Accepted, h2::Error>>),
+    Stream(Option<Result<Opened, h2::Error>>),
     Over(Verdict),
     Flood,
 }
@@ -176,20 +185,21 @@ async fn dismiss(connection: &mut server::Connection<Watched, Bytes>, limits: &H
     timeout(limits.linger_timeout, poll_fn(|cx| connection.poll_closed(cx))).await.ok();
 }
 
-/// A stream that the crate has refused by itself.
+/// A stream that ended before anything was done for it.
 const fn unseen(fault: FaultKind) -> Refusal {
     let status = if matches!(fault, FaultKind::HeadTooLarge) { Some(431) } else { None };
     Refusal { fault, reason: None, version: Version::Http2, method: None, status }
 }
 
-async fn serve_stream<H: Handler>(
-    request: ::http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    limits: Rc<HttpLimits>,
-    handler: Rc<H>,
-    held: InFlight,
-) {
+async fn serve_stream<H: Handler>(stream: Accepted, limits: Rc<HttpLimits>, handler: Rc<H>) {
+    let Accepted { request, mut respond, refused, held } = stream;
     let begun = Instant::now();
+    // Nothing is begun for a stream that was reset before it could be.
+    if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
+        let fault = refused.unwrap_or(FaultKind::DownstreamReset);
+        handler.refused(&Refusal { method: Some(request.method().clone()), ..unseen(fault) });
+        return held.end(begun, true);
+    }
     let (parts, recv) = request.into_parts();
     let parsed = request_from_h2(&parts, None, recv.is_end_stream(), &limits.message);
     let method = parts.method.clone();

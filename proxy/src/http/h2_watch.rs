@@ -2,7 +2,7 @@
 //!
 //! | the crate | here |
 //! | --- | --- |
-//! | reads until the socket is empty before anyone sees what came: pushed-aside heads and interim responses pile up | one turn reads [`TURN_BYTES`], then everyone else runs |
+//! | reads until the socket is empty before anyone sees what came: pushed-aside heads and interim responses pile up | one turn reads [`TURN_BYTES`] or some hundred heads, then everyone else runs |
 //! | takes any number of PRIORITY, WINDOW_UPDATE, unknown and empty frames, and acknowledgements of nothing | they are weighed against what carries something; a flood ends the connection |
 //! | resets malformed requests and answers too large ones (431) by itself, unseen | such streams are found by its answers and get a record |
 //! | bounds resets of streams that nobody has accepted, not of those that were | [`super::keepalive::Streams`] counts streams that ended as soon as they were open |
@@ -31,6 +31,9 @@ use crate::io::Stream;
 
 /// Most bytes read before other tasks of the worker run.
 const TURN_BYTES: usize = 64 * 1024;
+
+/// What a new stream counts for among them: it costs far more than its bytes.
+const STREAM_BYTES: usize = 512;
 
 /// What a peer may send in frames that carry nothing of a message, headers included: 60,000 PINGs at once.
 const IDLE_BYTES_MAX: i64 = 1024 * 1024;
@@ -121,13 +124,14 @@ impl Watch {
         self.0.borrow().section_since.is_some_and(|since| since.elapsed() >= age)
     }
 
-    /// The crate has handed this stream on, if only to say that it is over.
-    pub(crate) fn accepted(&self, stream: u32) {
+    /// The crate has handed this stream on; gives why, if only to say that it has refused it.
+    pub(crate) fn accepted(&self, stream: u32) -> Option<FaultKind> {
         let mut seen = self.0.borrow_mut();
-        seen.refused.retain(|(id, _)| *id != stream);
         if let Some(at) = seen.unseen.iter().position(|id| *id == stream) {
             seen.unseen.remove(at);
         }
+        let at = seen.refused.iter().position(|(id, _)| *id == stream)?;
+        Some(seen.refused.swap_remove(at).1)
     }
 
     /// Takes what became of streams that the crate has refused by itself; to be called when it hands on no more.
@@ -157,6 +161,7 @@ impl Seen {
         }
         if self.end == End::Server && frame.kind == kind::HEADERS && frame.stream > self.last_opened {
             self.last_opened = frame.stream;
+            self.turn_left = self.turn_left.saturating_sub(STREAM_BYTES);
             if self.unseen.len() == UNSEEN_MAX {
                 self.unseen.pop_front();
             }
