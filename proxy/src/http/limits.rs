@@ -76,11 +76,11 @@ impl Default for HttpLimits {
 impl HttpLimits {
     /// For links between sidecars, which share one connection among many clients: clients that cancel all they asked for,
     /// each within its own bounds, must not close the connection of everyone. So resets are borne as fast as they can be
-    /// read in one turn, and twenty times as many.
+    /// read in one turn, and eight times as many in vain.
     #[must_use]
     pub fn between_sidecars() -> Self {
         let base = Self::default();
-        let (pending_resets_max, premature_resets_max) = (1000, base.premature_resets_max * 20);
+        let (pending_resets_max, premature_resets_max) = (1000, base.premature_resets_max * 8);
         // A head that the first proxy let in must not be refused by the second for what the first has added.
         let mut message = base.message;
         message.head_bytes_max += ADDED_BYTES_MAX;
