@@ -15,7 +15,8 @@ COPY . .
 RUN cargo build --locked --profile "$PROFILE" --workspace --bins \
  && mkdir /out \
  && cd "target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")" \
- && cp weft weft-control-plane weft-proxy weft-samples /out/
+ && cp weft weft-control-plane weft-proxy weft-samples /out/ \
+ && strip --strip-debug /out/*
 
 FROM ${BINARIES} AS binaries
 

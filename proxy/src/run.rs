@@ -114,6 +114,7 @@ async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<
     let instance_id = instance_id(&args)?;
     let clock = Clock::start();
     let store = args.state_dir.as_deref().map(Store::new);
+    let _claim = store.as_ref().map(Store::claim).transpose()?;
     let proof = proof(&args, store.as_ref(), clock.unix_seconds())?;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
     let (publish, identity) = watch::channel(None);

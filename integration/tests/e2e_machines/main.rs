@@ -120,6 +120,7 @@ mod machines {
             machine.sh("rm /etc/weft/join-token").await?;
         }
         restarts(both).await?;
+        a_full_disk(both).await?;
         nothing_goes_past_a_proxy_that_is_down(both).await?;
         leaving_and_coming_back(both).await
     }
@@ -143,6 +144,33 @@ mod machines {
         .await?;
         both.one.sh("systemctl kill -s KILL weft-control-plane; systemctl start weft-proxy").await?;
         both.answers("the end of the lease and a kill of the control plane").await
+    }
+
+    /// Where nothing can be kept, a token does as ever; one warning, whatever is renewed.
+    async fn a_full_disk(both: &Two) -> anyhow::Result<()> {
+        // It may still be starting after the kill.
+        let token = wait_for("a token", PATIENCE, || async {
+            both.one.sh("weft token create -n default -s client").await.map_err(|error| format!("{error:#}"))
+        })
+        .await?;
+        let token = token.trim();
+        both.two
+            .sh(&format!(
+                "systemctl stop weft-proxy
+                mount -t tmpfs -o size=4k,mode=700,uid=2113 tmpfs /var/lib/weft-proxy
+                head -c 4096 /dev/zero >/var/lib/weft-proxy/fill
+                echo {token} | install -m 640 -g weft-proxy /dev/stdin /etc/weft/join-token
+                systemctl start weft-proxy"
+            ))
+            .await?;
+        both.answers("a full disk").await?;
+        let said = "journalctl --sync; journalctl -u weft-proxy -o cat | grep -c 'identity cannot be kept'";
+        assert_eq!(both.two.sh(said).await?.trim(), "1");
+        let stored = both.two.sh("curl -sS http://127.0.0.1:15020/metrics | grep ^weft_identity_stored").await?;
+        assert_eq!(stored.trim(), "weft_identity_stored 0");
+        both.two.sh("systemctl stop weft-proxy; umount /var/lib/weft-proxy; rm /etc/weft/join-token").await?;
+        both.two.sh("systemctl start weft-proxy").await?;
+        both.answers("a disk with room").await
     }
 
     async fn nothing_goes_past_a_proxy_that_is_down(both: &Two) -> anyhow::Result<()> {

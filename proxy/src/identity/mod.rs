@@ -20,7 +20,7 @@ pub use channel::{ControlPlane, DialError};
 pub use issue::IssueError;
 pub use material::{MaterialError, MaterialPaths, load};
 pub use renew::{Proof, RenewalStatus, keep_identity};
-pub use store::{IDENTITY_FILE, Kept, Store, StoreError, keep_on_disk};
+pub use store::{IDENTITY_FILE, Kept, Store, StoreError, StoreInUse, keep_on_disk};
 
 /// The roots that vouch for one trust domain, and for no other.
 #[derive(Clone, Debug, PartialEq, Eq)]

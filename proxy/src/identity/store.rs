@@ -4,7 +4,7 @@
 //! for `openssl x509` as well. A checksum covers everything, and what passes it is checked like an answer of the control
 //! plane: a file can at worst be useless.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,9 @@ use super::{Identity, IdentityWatch, IssueError, RenewalStatus, sha256};
 
 /// The file in the state directory.
 pub const IDENTITY_FILE: &str = "identity.pem";
+
+/// Held locked by who uses the directory.
+const LOCK_FILE: &str = "lock";
 
 /// Largest file read; ours are below 8 KiB, with room for many roots.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -81,6 +84,11 @@ pub enum StoreError {
     Identity(#[from] IssueError),
 }
 
+/// Two proxies with one state directory.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: another proxy uses this state directory; give each its own --state-dir", .0.display())]
+pub struct StoreInUse(PathBuf);
+
 impl Kept {
     /// Whether it was obtained by another token than this one: then its operator wants it anew.
     #[must_use]
@@ -102,6 +110,28 @@ impl Store {
         &self.file
     }
 
+    /// Claims the directory for this process, as long as the file lives: two proxies would take each other's identity.
+    /// Where nothing can be written, nothing is kept, and there is nothing to claim.
+    ///
+    /// # Errors
+    /// Another process has it.
+    pub fn claim(&self) -> Result<Option<File>, StoreInUse> {
+        let lock = self.make_directory().and_then(|directory| {
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(directory.join(LOCK_FILE))
+        });
+        let Ok(lock) = lock else { return Ok(None) };
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(StoreInUse(self.file.clone())),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(lock)),
+        }
+    }
+
+    fn make_directory(&self) -> io::Result<&Path> {
+        let directory = self.file.parent().unwrap_or_else(|| Path::new("."));
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        Ok(directory)
+    }
+
     /// What was kept, if it is good at `now` (Unix seconds); `None` when there is no file. Blocks on file I/O.
     ///
     /// # Errors
@@ -116,8 +146,7 @@ impl Store {
 
     /// Writes an identity as a whole or not at all; blocks until it is on the disk.
     fn save(&self, content: &[u8]) -> io::Result<()> {
-        let directory = self.file.parent().unwrap_or_else(|| Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let directory = self.make_directory()?;
         let temporary = self.file.with_extension("new");
         // Left over from a crash: never continued, since it may have other permissions.
         match fs::remove_file(&temporary) {

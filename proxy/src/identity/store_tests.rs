@@ -71,6 +71,18 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
+fn a_directory_is_of_one_proxy() {
+    let place = Place::new();
+    let claim = place.store.claim().unwrap();
+    assert!(claim.is_some());
+    assert!(place.store.claim().unwrap_err().to_string().contains("give each its own"));
+    drop(claim);
+    assert!(place.store.claim().unwrap().is_some());
+    // Where there is nothing to keep, there is nothing to quarrel about.
+    assert!(Store::new(Path::new("/proc/nowhere")).claim().unwrap().is_none());
+}
+
+#[test]
 fn no_byte_may_be_another_and_none_may_be_missing() {
     let content = render(&identity(), None).into_bytes();
     let now = Clock::start().unix_seconds();
