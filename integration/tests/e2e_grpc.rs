@@ -38,7 +38,7 @@ fn calls_end_as_they_do_without_the_mesh() -> anyhow::Result<()> {
         let cases = ["statuses", "metadata", "deadline", "cancel", "stop-early", "large", "compression", "pings"];
         mesh.stdout("client-0", &[&[python.as_str(), &script, "call", "declared:50061"], cases.as_slice()].concat())
             .await?;
-        mesh.stdout("client-0", &[&python, &script, "call", "limited:50062", "statuses"]).await?;
+        mesh.stdout("client-0", &[&python, &script, "call", "limited:50062", "many"]).await?;
         // 5: NOT_FOUND, in the trailers after messages as in an answer of trailers only.
         record(mesh, "client-0", &[("grpc_status", json!(5)), ("bytes_sent", json!(0))]).await?;
         record(mesh, "client-0", &[("grpc_status", json!(5)), ("bytes_sent", json!(18))]).await?;

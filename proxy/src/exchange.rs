@@ -83,6 +83,8 @@ pub struct Exchange {
     pub grpc_status: Option<u16>,
     /// Why it failed.
     pub fault: Option<FaultKind>,
+    /// It was certainly not processed, and its client is the one who can send it again.
+    pub refused: bool,
     /// Counts at the endpoint while the response is under way.
     pub in_flight: Option<InFlight<Arc<EndpointHealth>>>,
     ended: bool,
@@ -110,6 +112,7 @@ impl Exchange {
             status: None,
             grpc_status: None,
             fault: None,
+            refused: false,
             in_flight: None,
             ended: false,
         }

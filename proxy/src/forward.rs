@@ -164,6 +164,10 @@ pub async fn forward(
                         fresh_only = true;
                         request = *back;
                     }
+                    Again::ByClient => {
+                        exchange.refused = true;
+                        break;
+                    }
                     Again::Never => break,
                 }
             }
@@ -214,6 +218,8 @@ enum Again {
     Elsewhere(Box<Request>),
     /// The connection was stale; on a fresh one.
     Fresh(Box<Request>),
+    /// Not processed, but part of its body is gone: by its client only.
+    ByClient,
     Never,
 }
 
@@ -230,6 +236,7 @@ impl Failed {
             (_, _, Some(head)) if error.fault == FaultKind::UpstreamReset => {
                 Again::Fresh(Box::new(Request { head, body: Body::Empty }))
             }
+            (true, None, _) => Again::ByClient,
             _ => Again::Never,
         };
         Self { fault: error.fault, again }

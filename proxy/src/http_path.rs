@@ -140,13 +140,14 @@ impl Handler for HttpPath {
 
     async fn handle(&self, request: Request, interim: &Interim) -> (Response, Exchange) {
         let mut exchange = Exchange::begin(&self.worker, &self.connection, &request.head);
-        let grpc = request.head.is_grpc();
+        let (grpc, http2) = (request.head.is_grpc(), request.head.version == Version::Http2);
         let connects = request.head.method == Method::CONNECT;
         let mut response = match self.answer(request, interim, &mut exchange).await {
             Ok(response) => response,
             Err(fault) => {
                 exchange.fault = Some(fault);
                 let mut response = fault_response(fault, grpc);
+                response.refused = http2 && exchange.refused;
                 if connects {
                     end_connection(&mut response.head);
                 }
@@ -158,8 +159,10 @@ impl Handler for HttpPath {
         {
             response.head.fields.set(REQUEST_ID, id.as_str());
         }
-        exchange.status = Some(response.head.status);
-        exchange.grpc_status = grpc_status(&response.head);
+        if !response.refused {
+            exchange.status = Some(response.head.status);
+            exchange.grpc_status = grpc_status(&response.head);
+        }
         (response, exchange)
     }
 

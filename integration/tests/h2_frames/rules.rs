@@ -184,7 +184,8 @@ fn no_answer(items: &mut Vec<Item>) {
     let hint = |item: &Item| status(item).starts_with(b"1");
     let Some(at) = items.iter().position(|item| !hint(item)) else { return };
     let answer = items.split_off(at);
-    let reset = matches!(answer.as_slice(), [Item::Reset(_)]);
+    // REFUSED_STREAM is more than a failure: who sent the request may send it again.
+    let reset = matches!(answer.as_slice(), [Item::Reset(code)] if *code != code::REFUSED_STREAM);
     let told = match answer.as_slice() {
         [head, rest @ ..] if of_mesh(head) => matches!(
             rest,

@@ -210,7 +210,7 @@ impl Exchange {
             }
             let stream = self.client.conn.borrow_mut().take_stream();
             let upgrade = Some(Box::new(stream.ok_or(SendError::sent(FaultKind::Internal))?));
-            return Ok(Response { head, body: Body::Empty, upgrade });
+            return Ok(Response { head, body: Body::Empty, upgrade, refused: false });
         }
         let keep = persistent(sent, &head, framing);
         self.client.conn.borrow_mut().begin_body(framing);
@@ -228,9 +228,9 @@ impl Exchange {
         };
         if framing.is_empty() {
             body.finish();
-            return Ok(Response { head, body: Body::Empty, upgrade: None });
+            return Ok(Response::new(head));
         }
-        Ok(Response { head, body: Body::H1Response(body), upgrade: None })
+        Ok(Response { head, body: Body::H1Response(body), upgrade: None, refused: false })
     }
 }
 

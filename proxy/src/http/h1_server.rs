@@ -244,7 +244,7 @@ impl<H: Handler> Server<'_, H> {
         asked: &Asked,
         continued: bool,
     ) -> Result<(), ServeEnd> {
-        let Response { mut head, mut body, upgrade } = response;
+        let Response { mut head, mut body, upgrade, .. } = response;
         let framing = response_framing(&head, &body, asked, upgrade.is_some());
         if framing == BodyFraming::None {
             body = Body::Empty;

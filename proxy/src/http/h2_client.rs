@@ -48,20 +48,39 @@ impl H2Client {
     /// `scheme` is `:scheme` of requests that have none, `http` or `https`.
     ///
     /// # Errors
-    /// `ConnectTimeout` when the peer does not take our preface within the head timeout, `UpstreamReset` otherwise.
+    /// `ConnectTimeout` when the peer does not take our preface and say how many streams it takes within the head timeout,
+    /// `UpstreamProtocol` when it says something else, `UpstreamReset` otherwise.
     pub async fn connect(stream: Stream, limits: &HttpLimits, scheme: &'static str) -> Result<Self, FaultKind> {
         let mut builder = client::Builder::new();
         builder
             .enable_push(false)
+            .initial_max_send_streams(0)
             .max_header_list_size(u32::try_from(limits.message.head_bytes_max * 2).unwrap_or(u32::MAX))
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window())
             .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
             .max_send_buffer_size(super::OUT_BYTES_MAX);
         let watch = Watch::new(End::Client);
-        let opened = timeout(limits.head_timeout, builder.handshake::<_, Bytes>(watch.over(stream))).await;
-        let (send, mut connection) =
-            opened.map_err(|_| FaultKind::ConnectTimeout)?.map_err(|_| FaultKind::UpstreamReset)?;
+        let opening = async {
+            let shaken = builder.handshake::<_, Bytes>(watch.over(stream)).await;
+            let (send, mut connection) = shaken.map_err(|_| FaultKind::UpstreamReset)?;
+            // More streams than the peer takes would wait inside the crate, and fail with the connection when it goes away.
+            poll_fn(|cx| {
+                watch.begin_turn();
+                match std::pin::Pin::new(&mut connection).poll(cx) {
+                    Poll::Ready(Err(error)) if error.is_library() => Poll::Ready(Err(FaultKind::UpstreamProtocol)),
+                    Poll::Ready(_) => Poll::Ready(Err(FaultKind::UpstreamReset)),
+                    Poll::Pending if watch.flooded() => Poll::Ready(Err(FaultKind::UpstreamProtocol)),
+                    Poll::Pending if send.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await?;
+            Ok((send, connection))
+        };
+        // Boxed: as long as it lives, each request that may need it would have room for a connection.
+        let opened = timeout(limits.head_timeout, Box::pin(opening)).await;
+        let (send, mut connection) = opened.map_err(|_| FaultKind::ConnectTimeout)??;
         let streams = Rc::<Streams>::default();
         let closed = Rc::new(Cell::new(false));
         let mut keepalive =
@@ -152,14 +171,19 @@ impl H2Client {
             response_from_h2(&parts, asked, ended, &self.limits).map_err(|e| SendError::sent(response_fault(e)))?;
         if let (true, Some(sender)) = (tunnel, exchange.sender.take_if(|_| tunnel)) {
             let tunnel = H2Tunnel::new(sender.into_stream(), recv, Some(held));
-            return Ok(Response { head, body: Body::Empty, upgrade: Some(Box::new(Stream::h2_tunnel(tunnel))) });
+            return Ok(Response {
+                head,
+                body: Body::Empty,
+                upgrade: Some(Box::new(Stream::h2_tunnel(tunnel))),
+                refused: false,
+            });
         }
         if ended && exchange.sender.is_none() {
             return Ok(Response::new(head));
         }
         let framing = if ended { BodyFraming::None } else { framing };
         let body = H2Body::new(recv, Side::Upstream, framing, self.limits).with_request(exchange.sender, held);
-        Ok(Response { head, body: Body::H2(body), upgrade: None })
+        Ok(Response { head, body: Body::H2(body), upgrade: None, refused: false })
     }
 }
 

@@ -294,7 +294,11 @@ async fn answer<H: Handler>(
     connect: Option<RecvStream>,
     (ticket, handler): (H::Ticket, &H),
 ) -> (Sent, Option<(H::Ticket, Option<BodyError>)>) {
-    let Response { head, mut body, upgrade } = response;
+    let Response { head, mut body, upgrade, refused } = response;
+    if refused {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return (Sent::default(), Some((ticket, None)));
+    }
     let Ok(converted) = response_to_h2(&head) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return (Sent::default(), Some((ticket, Some(BodyError::of(FaultKind::UpstreamProtocol)))));

@@ -67,13 +67,16 @@ pub struct Response {
     pub body: Body,
     /// The upstream's side of the tunnel that this response opens: a 101, or a 2xx to CONNECT. Boxed, being rare.
     pub upgrade: Option<Box<Stream>>,
+    /// The request was certainly not processed, but nobody except its client has it whole: an HTTP/2 client is told so by
+    /// REFUSED_STREAM instead of this response, and may send it again (RFC 9113 section 8.7).
+    pub refused: bool,
 }
 
 impl Response {
     /// A response without body.
     #[must_use]
     pub const fn new(head: ResponseHead) -> Self {
-        Self { head, body: Body::Empty, upgrade: None }
+        Self { head, body: Body::Empty, upgrade: None, refused: false }
     }
 }
 

@@ -42,7 +42,7 @@ fn text(fault: FaultKind, status: u16, phrase: &str) -> Response {
     head.fields.append("content-type", "text/plain; charset=utf-8");
     own::mark(&mut head.fields, fault);
     let body = Bytes::from(format!("{} ({})\n", phrase, fault.code()));
-    Response { head, body: Body::full(body), upgrade: None }
+    Response { head, body: Body::full(body), upgrade: None, refused: false }
 }
 
 /// `grpc-message` carries printable ASCII but `%`; all else is percent-encoded (gRPC over HTTP/2, "Responses").

@@ -380,6 +380,7 @@ fn a_silent_peer_is_noticed_while_a_stream_waits() {
         };
         // Takes all, answers nothing, as a black hole does.
         let to = upstream(|mut socket, _| async move {
+            socket.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
             read_all(&mut socket).await.unwrap_or_default();
         })
         .await;
