@@ -114,9 +114,10 @@ impl RenewError {
 
 /// Obtains the first identity, publishes it, and renews it at half of its life, for ever. One kept of an earlier run is
 /// the first, and is renewed at once, unless another token was given since: then that token, and only when it is refused
-/// what was kept. A failed try is repeated with jittered back-off; the old certificate stays in use until it expires (K1), and after that the token is tried again
-/// (K2). Roots that the control plane tells meanwhile by `bundles` are believed at once, so that old and new ones overlap
-/// before anybody's certificate changes (S5). Cancelling loses at most a certificate that was just issued.
+/// what was kept. A failed try is repeated with jittered back-off; the old certificate stays in use until it expires
+/// (K1), and after that the token is tried again (K2). Roots that the control plane tells meanwhile by `bundles` are
+/// believed at once, so that old and new ones overlap before anybody's certificate changes (S5). Cancelling loses at most
+/// a certificate that was just issued.
 pub async fn keep_identity(
     control_plane: ControlPlane,
     proof: Proof,
