@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::Method;
 use weft_core::balance::{self, InFlight, Outcome};
 use weft_core::detect::MeshAlpn;
-use weft_core::fault::FaultKind;
+use weft_core::fault::{FaultKind, Origin};
 use weft_core::message::{RequestHead, Version};
 use weft_core::model::AppProtocol;
 use weft_core::snapshot::{EndpointTarget, PortEntry};
@@ -193,7 +193,6 @@ fn observe(exchange: &Exchange, outcome: Outcome, worker: &Worker) {
 
 /// A fault of ours says nothing of the endpoint, one of the caller's that it had not answered yet.
 fn blame(fault: FaultKind, took: Duration) -> Outcome {
-    use weft_core::fault::Origin;
     match fault.appearance().origin {
         Origin::Upstream => Outcome::Failed(took),
         Origin::Downstream => Outcome::Abandoned(took),
@@ -236,7 +235,8 @@ impl Failed {
             (_, _, Some(head)) if error.fault == FaultKind::UpstreamReset => {
                 Again::Fresh(Box::new(Request { head, body: Body::Empty }))
             }
-            (true, None, _) => Again::ByClient,
+            // Not where the client itself broke the body off.
+            (true, None, _) if error.fault.appearance().origin == Origin::Upstream => Again::ByClient,
             _ => Again::Never,
         };
         Self { fault: error.fault, again }
