@@ -2,6 +2,7 @@
 //! application is dialled only after the connection has been judged.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -46,18 +47,21 @@ pub async fn serve_to(
     let site = Site::Local { address, protocol };
     let to = Destination::Local { address, protocol };
     let timeouts = &worker.shared.timeouts;
-    let looking = async {
-        match mode {
-            // The application is not dialled for who may not speak to it, nor where the client must speak first.
-            InboundMode::Strict => peek(&mut stream, timeouts.detect).await,
-            InboundMode::Permissive if is_http(protocol) => peek(&mut stream, timeouts.detect).await,
-            // A declared tcp port is looked at too: mesh TLS is told from the application's own bytes only by looking.
-            InboundMode::Permissive => {
-                look(&worker, &mut stream, &undeclared(&to), &site, timeouts.silence_inbound).await
+    let looked = {
+        let looking = pin!(async {
+            match mode {
+                // The application is not dialled for who may not speak to it, nor where the client must speak first.
+                InboundMode::Strict => peek(&mut stream, timeouts.detect).await,
+                InboundMode::Permissive if is_http(protocol) => peek(&mut stream, timeouts.detect).await,
+                // A declared tcp port is looked at too: mesh TLS is told from the application's own bytes only by looking.
+                InboundMode::Permissive => {
+                    look(&worker, &mut stream, &undeclared(&to), &site, timeouts.silence_inbound).await
+                }
             }
-        }
+        });
+        unless_drained(&connection.drain, looking).await
     };
-    let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
+    let Some(peeked) = looked else { return };
     worker.telemetry.detected(worker.now().since(connection.opened));
     let peeked = match peeked {
         Ok(Peeked::Tls(hello)) if hello.mesh().is_some() => return mesh(worker, &connection, stream, site).await,
@@ -128,8 +132,11 @@ async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Strea
     if to.protocol() == AppProtocol::Tcp {
         return l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
     }
-    let looking = look(&worker, &mut stream, &to, &site, Duration::ZERO);
-    let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
+    let looked = {
+        let looking = pin!(look(&worker, &mut stream, &to, &site, Duration::ZERO));
+        unless_drained(&connection.drain, looking).await
+    };
+    let Some(peeked) = looked else { return };
     match peeked {
         Ok(Peeked::Left) => {}
         Ok(Peeked::Http1) => http(worker, connection, stream, site, false, Some(until)).await,

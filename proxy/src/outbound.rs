@@ -1,6 +1,7 @@
 //! A connection of the local workload's on its way out. Start reading here: this is the life of a captured request.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -32,14 +33,17 @@ pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream
     let located = site.locate(&worker).await;
     count_destination(&worker, &located);
     let timeouts = &worker.shared.timeouts;
-    let looking = async {
-        match &located {
-            Ok(to) => look(&worker, &mut stream, to, &site, timeouts.silence).await,
-            // Refused: an HTTP client is told so in its own language.
-            Err(_) => peek(&mut stream, timeouts.detect).await,
-        }
+    let looked = {
+        let looking = pin!(async {
+            match &located {
+                Ok(to) => look(&worker, &mut stream, to, &site, timeouts.silence).await,
+                // Refused: an HTTP client is told so in its own language.
+                Err(_) => peek(&mut stream, timeouts.detect).await,
+            }
+        });
+        unless_drained(&connection.drain, looking).await
     };
-    let Some(peeked) = unless_drained(&connection.drain, looking).await else { return };
+    let Some(peeked) = looked else { return };
     worker.telemetry.detected(worker.now().since(connection.opened));
     match (peeked, located) {
         (Ok(Peeked::Left), _) => {}
@@ -125,7 +129,9 @@ pub(crate) fn captured_from(socket: &TcpStream) -> Option<SocketAddr> {
 
 /// Waits for a connection's first bytes, but once it is to drain only a moment more: a client that has said nothing by
 /// then loses nothing. `None`: close it.
-pub(crate) async fn unless_drained<T>(drain: &DrainSignal, looking: impl Future<Output = T>) -> Option<T> {
+///
+/// Takes what is pinned already: by value it would take its place twice, in this future and in the caller's.
+pub(crate) async fn unless_drained<T>(drain: &DrainSignal, looking: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     tokio::select! {
         looked = looking => Some(looked),
         () = async { drain.draining().await; tokio::time::sleep(FIRST_BYTES_WHILE_DRAINING).await } => None,

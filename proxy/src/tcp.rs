@@ -18,6 +18,9 @@ use crate::io::Stream;
 /// Sizes of a direction's buffer; it takes the next one when a read fills it.
 const BUFFER_SIZES: [usize; 3] = [4 << 10, 16 << 10, 64 << 10];
 
+/// Bytes that one direction may move before the others of its worker have their turn.
+const TURN_BYTES_MAX: u64 = 256 << 10;
+
 /// How a relay ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RelayEnd {
@@ -104,7 +107,12 @@ impl Direction {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), Broken>> {
+        let turn_ends = self.moved + TURN_BYTES_MAX;
         loop {
+            if self.moved >= turn_ends {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.state {
                 State::Closed => return Poll::Ready(Ok(())),
                 State::Refused => return Poll::Ready(Err(Broken::Writing)),

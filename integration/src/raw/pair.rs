@@ -51,13 +51,15 @@ pub struct Plan<'a> {
     pub permissive: bool,
     /// More arguments for each `weft-proxy run`.
     pub arguments: &'a [&'a str],
+    /// Most descriptors that the client's proxy may have; `None`: as many as the test may.
+    pub descriptors: Option<u32>,
 }
 
 impl<'a> Plan<'a> {
     /// Two sidecars, strict.
     #[must_use]
     pub const fn mesh(ports: &'a [Protocol]) -> Self {
-        Self { ports, single: false, permissive: false, arguments: &[] }
+        Self { ports, single: false, permissive: false, arguments: &[], descriptors: None }
     }
 
     /// One reverse proxy.
@@ -113,11 +115,16 @@ impl Pair {
         let folder = path.display().to_string();
         let mut inbound = None;
         if !plan.single {
-            let proxy = Proxy::start(path, "inbound", &inbound_yaml(&plan, &folder, &targets), plan.arguments)?;
+            let proxy = Proxy::start(
+                path,
+                "inbound",
+                &inbound_yaml(&plan, &folder, &targets),
+                &Plan { descriptors: None, ..plan },
+            )?;
             targets = ports(&proxy, plan.ports.len()).await?;
             inbound = Some(proxy);
         }
-        let outbound = Proxy::start(path, "outbound", &outbound_yaml(&plan, &folder, &targets), plan.arguments)?;
+        let outbound = Proxy::start(path, "outbound", &outbound_yaml(&plan, &folder, &targets), &plan)?;
         let listening = ports(&outbound, plan.ports.len()).await?;
         let door = |((backend, port), target)| Door { port, mesh_port: inbound.as_ref().map(|_| target), backend };
         let doors = backends.into_iter().zip(listening).zip(targets).map(door).collect();

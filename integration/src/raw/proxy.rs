@@ -9,6 +9,7 @@ use serde_json::Value;
 use weft_cli::binaries::Binaries;
 use weft_cli::dev::ready::wait_for;
 
+use super::Plan;
 use super::wire::{DEADLINE, Wire, shown};
 use crate::process::Running;
 use crate::records;
@@ -22,18 +23,27 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Runs the set-up `yaml` with its files in `directory`, all named after `name`. Give listeners port 0 and ask
+    /// Runs the set-up `yaml` with its files in `directory`, all named after `name`, and the arguments and bounds of the
+    /// plan. Give listeners port 0 and ask
     /// [`Self::port`] which it became.
     ///
     /// # Errors
     /// The program is not built, or not started.
-    pub fn start(directory: &Path, name: &str, yaml: &str, arguments: &[&str]) -> anyhow::Result<Self> {
+    pub fn start(directory: &Path, name: &str, yaml: &str, plan: &Plan<'_>) -> anyhow::Result<Self> {
         let file = |ending: &str| directory.join(format!("{name}.{ending}"));
         std::fs::write(file("yaml"), yaml)?;
-        let mut command = Command::new(Binaries::locate()?.find("weft-proxy")?);
+        let program = Binaries::locate()?.find("weft-proxy")?;
+        let mut command = match plan.descriptors {
+            None => Command::new(program),
+            Some(most) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}:{most}")).arg(program);
+                command
+            }
+        };
         command.args(["run", "--status-listen", "127.0.0.1:0", "--static"]).arg(file("yaml"));
         command.arg("--admin-socket").arg(file("sock")).arg("--access-log").arg(file("access"));
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(plan.arguments).stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(std::fs::File::create(file("log"))?);
         let running = Running(command.spawn().context("cannot start weft-proxy")?);
         Ok(Self { name: name.to_owned(), directory: directory.to_owned(), running })
@@ -45,6 +55,14 @@ impl Proxy {
     /// The proxy does not listen there in time; says what it complains of.
     pub async fn port(&self, listener: &str) -> anyhow::Result<u16> {
         self.port_after(&format!("listening name={listener} address=")).await
+    }
+
+    /// Port of `/live`, `/ready` and `/metrics`.
+    ///
+    /// # Errors
+    /// As [`Self::port`].
+    pub async fn status_port(&self) -> anyhow::Result<u16> {
+        self.port_after("status port address=").await
     }
 
     async fn port_after(&self, words: &str) -> anyhow::Result<u16> {
@@ -116,7 +134,7 @@ impl Proxy {
     /// # Errors
     /// The status port does not answer.
     pub async fn metrics(&self) -> anyhow::Result<String> {
-        let mut wire = Wire::connect(self.port_after("status port address=").await?).await?;
+        let mut wire = Wire::connect(self.status_port().await?).await?;
         wire.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
         wire.read_to_end(DEADLINE).await;
         let text = String::from_utf8_lossy(wire.received()).into_owned();

@@ -15,6 +15,9 @@ pub(crate) const HONEST: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nh
 /// What nobody but an attacker asks for; no byte of it may reach the application.
 pub(crate) const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
+/// So that it is certain which connection is used again.
+pub(crate) const ONE_WORKER: Plan<'_> = Plan { arguments: &["--workers", "1"], ..Plan::mesh(&[Protocol::Http]) };
+
 /// The proxies with an application that plays what a test gives it.
 pub(crate) struct Lab {
     pub(crate) pair: Pair,
@@ -24,18 +27,17 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// One worker each, so that it is certain which connection is used again.
+    /// One worker each.
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        Self::with(Vec::new(), &["--workers", "1"]).await
+        Self::with(Vec::new(), ONE_WORKER).await
     }
 
     /// As [`Self::start`]; the application plays these when `/play/N` is asked for.
     pub(crate) async fn playing(plays: Vec<Play>) -> anyhow::Result<Self> {
-        Self::with(plays, &["--workers", "1"]).await
+        Self::with(plays, ONE_WORKER).await
     }
 
-    pub(crate) async fn with(plays: Vec<Play>, arguments: &[&str]) -> anyhow::Result<Self> {
-        let plan = Plan { arguments, ..Plan::mesh(&[Protocol::Http]) };
+    pub(crate) async fn with(plays: Vec<Play>, plan: Plan<'_>) -> anyhow::Result<Self> {
         let pair = Pair::start(plan).await?;
         let server = Server::start(&pair.doors[0].backend, plays);
         Ok(Self { pair, server, expected: Default::default() })

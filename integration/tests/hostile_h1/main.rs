@@ -7,6 +7,12 @@
 #[cfg(test)]
 mod bodies;
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod crowds;
+#[cfg(test)]
+mod descriptors;
+#[cfg(test)]
 mod fields;
 #[cfg(test)]
 mod heads;
@@ -14,6 +20,10 @@ mod heads;
 mod hosts;
 #[cfg(test)]
 mod lab;
+#[cfg(test)]
+mod meter;
+#[cfg(test)]
+mod peers;
 #[cfg(test)]
 mod pool;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use weft_core::message::{Asked, BodyFraming, ParsedResponse, RequestHead};
 use weft_core::translate::request_for_h1;
 
 use super::conn::{Broken, Conn, Shared};
-use super::limits::{INTERIM_MAX, OUT_BYTES_MAX};
+use super::limits::{INTERIM_MAX, OUT_BYTES_MAX, TURN_BYTES_MAX};
 use super::{Body, BodyError, Frame, Interim, Request, Response, SendError};
 use crate::io::Stream;
 
@@ -123,7 +123,12 @@ struct Pump {
 impl Pump {
     /// Moves what can be moved; `Ok(true)` once all of it is queued.
     fn poll(&mut self, conn: &RefCell<Conn>, cx: &mut Context<'_>) -> Result<bool, PumpError> {
+        let mut moved = 0;
         loop {
+            if moved >= TURN_BYTES_MAX {
+                cx.waker().wake_by_ref();
+                return Ok(false);
+            }
             if conn.borrow().out.len() >= OUT_BYTES_MAX {
                 let flushed = conn.borrow_mut().poll_flush(cx).map_err(|_| PumpError::Write)?;
                 if flushed.is_pending() {
@@ -139,6 +144,7 @@ impl Pump {
                 }
                 Poll::Ready(Some(Err(error))) => return Err(PumpError::Body(error)),
                 Poll::Ready(Some(Ok(Frame::Data(data)))) => {
+                    moved += data.len() as u64;
                     conn.borrow_mut().push_data(&mut self.encoder, data).map(|()| false)
                 }
                 Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {

@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -22,7 +22,7 @@ use weft_core::translate::response_for_h1;
 
 use super::body::Sent;
 use super::conn::{Broken, Conn, Shared};
-use super::limits::OUT_BYTES_MAX;
+use super::limits::{OUT_BYTES_MAX, TURN_BYTES_MAX};
 use super::{
     Body, BodyError, ExchangeEnd, Frame, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
     refusal_response,
@@ -208,16 +208,16 @@ impl<H: Handler> Server<'_, H> {
             Version::Http10 => Interim::none(),
             Version::Http11 | Version::Http2 => Interim::h1(Rc::clone(&self.conn)),
         };
-        let handled = self.watched(self.handler.handle(Request { head, body }, &interim)).await;
-        let Some((response, ticket)) = handled else {
+        // Pinned here: handed on by value it would take its place in this future twice.
+        let handling = pin!(self.handler.handle(Request { head, body }, &interim));
+        let Some((response, ticket)) = self.watched(handling).await else {
             return Err(ServeEnd::Fault(FaultKind::DownstreamReset));
         };
         self.respond(response, ticket, &asked, interim.continued()).await
     }
 
     /// Runs `work` while the connection stands; `None` once it is reset or cannot be written.
-    async fn watched<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = pin!(work);
+    async fn watched<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -306,6 +306,7 @@ impl<H: Handler> Server<'_, H> {
         let mut encoder = BodyEncoder::new(framing);
         let mut done = framing == BodyFraming::None;
         poll_fn(|cx| {
+            let turn_ends = sent.bytes + TURN_BYTES_MAX;
             loop {
                 let mut wants_more = false;
                 while !done {
@@ -321,7 +322,11 @@ impl<H: Handler> Server<'_, H> {
                 match conn.poll_flush(cx) {
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::of(FaultKind::DownstreamReset))),
                     Poll::Ready(Ok(())) if done => return Poll::Ready(Ok(())),
-                    Poll::Ready(Ok(())) if wants_more => continue,
+                    Poll::Ready(Ok(())) if wants_more && sent.bytes < turn_ends => continue,
+                    Poll::Ready(Ok(())) if wants_more => {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
                 match conn.poll_watch(cx) {

@@ -10,6 +10,10 @@ pub const READ_BYTES_MAX: usize = 32 * 1024;
 /// Output that waits for the peer; a body is not polled for more until it is below this.
 pub const OUT_BYTES_MAX: usize = 64 * 1024;
 
+/// Body bytes that one message may move before the others of its worker have their turn. Where both sides are fast a body
+/// would else go on for megabytes, and a hundred of them would let everybody else wait for hundreds of megabytes.
+pub(crate) const TURN_BYTES_MAX: u64 = 256 * 1024;
+
 /// What the small DATA frames that wait on one HTTP/2 connection may cost beyond their payload; the crate charges each
 /// 256 bytes. They wait only while a request is on its way to an endpoint, or for one turn of the worker: a body whose
 /// reader is slow is taken out of the crate's hands (see [`super::H2Body`]).

@@ -1,0 +1,199 @@
+//! Many clients that do little: slow heads, slow bodies, slow readers, and nothing at all. They cost what they are allowed
+//! to, others are served meanwhile, and when they are gone so is what they cost.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use tokio::time::{Instant, sleep};
+use weft_integration::raw::{DEADLINE, End, Wire, shown};
+
+use super::lab::{BYSTANDER, HONEST, Lab, is_refusal, until};
+use super::meter::{Before, Bystander, allow_descriptors};
+use super::server::Play;
+
+async fn crowd(lab: &Lab, count: usize, begin: &[u8]) -> anyhow::Result<Vec<Wire>> {
+    let mut all = Vec::with_capacity(count);
+    for at in 0..count {
+        let mut wire = lab.client().await?;
+        wire.send(begin).await?;
+        all.push(wire);
+        if at % 10 == 9 {
+            // A crowd, not one burst of handshakes: what is measured is what it does once it is there.
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+    Ok(all)
+}
+
+/// Heads that come line by line, and first bytes that never say what they are, have the time that every head has.
+#[tokio::test]
+async fn slowloris_2009_slow_heads() -> anyhow::Result<()> {
+    let mut lab = Lab::start().await?;
+    let before = Before::of(&mut lab).await?;
+    let bystander = Bystander::start(&lab);
+    let begun = Instant::now();
+    let mut slow = crowd(&lab, 150, b"GET / HTTP/1.1\r\nHost: a\r\n").await?;
+    let mut undecided = crowd(&lab, 50, b"G").await?;
+    while begun.elapsed() < Duration::from_secs(9) {
+        sleep(Duration::from_millis(500)).await;
+        for wire in &mut slow {
+            wire.send(b"X: y\r\n").await?;
+        }
+        for wire in &mut undecided {
+            wire.send(b"E").await?;
+        }
+        before.is_bounded(&lab)?;
+    }
+    for wire in &mut slow {
+        ensure!(wire.read_to_end(DEADLINE).await == End::Fin, "{:?}", wire.end());
+        is_refusal(wire.received(), 408, "head_timeout")?;
+        lab.expect([("head_timeout", 408)], []);
+    }
+    for wire in &mut undecided {
+        ensure!(wire.read_to_end(DEADLINE).await != End::Open, "{}", shown(wire.received()));
+        lab.expect([("detect_timeout", 0)], []);
+    }
+    ensure!(begun.elapsed() < Duration::from_secs(20), "ten seconds and no more are for a head");
+    bystander.end(&mut lab).await?;
+    before.is_back(&lab).await?;
+    lab.settle().await
+}
+
+/// Bodies may take their time, as uploads do; they hold nothing that others need.
+#[tokio::test]
+async fn r_u_dead_yet_2011_slow_bodies() -> anyhow::Result<()> {
+    let mut lab = Lab::start().await?;
+    let before = Before::of(&mut lab).await?;
+    let bystander = Bystander::start(&lab);
+    let length = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\na";
+    let chunked = b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n";
+    let mut slow = crowd(&lab, 100, length).await?;
+    let mut in_chunks = crowd(&lab, 100, chunked).await?;
+    for _ in 0..10 {
+        for wire in &mut slow {
+            wire.send(b"a").await?;
+        }
+        for wire in &mut in_chunks {
+            wire.send(b"1\r\na\r\n").await?;
+        }
+        before.is_bounded(&lab)?;
+        sleep(Duration::from_millis(100)).await;
+    }
+    for wire in slow.into_iter().chain(in_chunks) {
+        wire.reset()?;
+        lab.expect([("downstream_reset", 499)], [("downstream_reset", 499)]);
+    }
+    bystander.end(&mut lab).await?;
+    before.is_back(&lab).await?;
+    lab.settle().await
+}
+
+/// Responses that nobody reads wait in bounded buffers, and the application waits with them.
+#[tokio::test]
+async fn cve_2020_12603_slow_readers() -> anyhow::Result<()> {
+    let large = [b"HTTP/1.1 200 OK\r\nContent-Length: 16777216\r\n\r\n".to_vec(), vec![b'x'; 16 << 20]].concat();
+    let mut lab = Lab::playing(vec![Play::stay(large)]).await?;
+    let before = Before::of(&mut lab).await?;
+    let bystander = Bystander::start(&lab);
+    let mut readers = crowd(&lab, 50, b"GET /play/0 HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+    for wire in &mut readers {
+        // The head, and not much more.
+        wire.read_bytes(1).await?;
+    }
+    for _ in 0..10 {
+        sleep(Duration::from_millis(100)).await;
+        before.is_bounded(&lab)?;
+    }
+    for wire in readers {
+        wire.reset()?;
+        lab.expect([("downstream_reset", 200)], [("downstream_reset", 200)]);
+    }
+    bystander.end(&mut lab).await?;
+    before.is_back(&lab).await?;
+    lab.settle().await
+}
+
+/// An application that never answers, or never ends its head, holds up only who asked it.
+#[tokio::test]
+async fn hostile_upstream_slow_heads() -> anyhow::Result<()> {
+    let mut lab = Lab::playing(vec![Play::stay("HTTP/1.1 200 OK\r\nX: "), Play::stay("")]).await?;
+    let before = Before::of(&mut lab).await?;
+    let bystander = Bystander::start(&lab);
+    let mut waiting = crowd(&lab, 100, b"GET /play/0 HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+    waiting.extend(crowd(&lab, 100, b"GET /play/1 HTTP/1.1\r\nHost: a\r\n\r\n").await?);
+    until("all have been asked", DEADLINE, || {
+        let asked = lab.server.connections();
+        if asked > waiting.len() { Ok(()) } else { Err(format!("{asked} connections")) }
+    })
+    .await?;
+    before.is_bounded(&lab)?;
+    let ended = lab.server.ended();
+    for wire in waiting {
+        wire.reset()?;
+        lab.expect([("downstream_reset", 0)], [("downstream_reset", 0)]);
+    }
+    until("the application is let go", DEADLINE, || {
+        let left = lab.server.ended() - ended;
+        if left >= 200 { Ok(()) } else { Err(format!("{left} connections ended")) }
+    })
+    .await?;
+    bystander.end(&mut lab).await?;
+    before.is_back(&lab).await?;
+    lab.settle().await
+}
+
+/// Connections that were used and are kept, and connections that never said a word.
+#[tokio::test]
+async fn cve_2020_8663_thousands_of_idle_connections() -> anyhow::Result<()> {
+    const EACH: usize = 1000;
+    allow_descriptors(2 * EACH as u64 + 1000)?;
+    let mut lab = Lab::start().await?;
+    let before = Before::of(&mut lab).await?;
+    let bystander = Bystander::start(&lab);
+    let mut used = Vec::new();
+    for _ in 0..EACH {
+        let mut wire = lab.client().await?;
+        wire.send(BYSTANDER).await?;
+        wire.read_bytes(HONEST.len()).await?;
+        lab.expect([("", 200)], [("", 200)]);
+        used.push(wire);
+    }
+    let silent = crowd(&lab, EACH, b"").await?;
+    before.is_bounded(&lab)?;
+    // They are kept, all of them.
+    for wire in &mut used {
+        let from = wire.received().len();
+        wire.send(BYSTANDER).await?;
+        wire.read_bytes(from + HONEST.len()).await?;
+        lab.expect([("", 200)], [("", 200)]);
+    }
+    before.is_bounded(&lab)?;
+    drop((used, silent));
+    bystander.end(&mut lab).await?;
+    before.is_back(&lab).await?;
+    lab.settle().await
+}
+
+/// Connections that are opened only to be reset, with a request or part of one on them.
+#[tokio::test]
+async fn cve_2023_44487_as_connections() -> anyhow::Result<()> {
+    let mut lab = Lab::start().await?;
+    let before = Before::of(&mut lab).await?;
+    let bystander = Bystander::start(&lab);
+    for _ in 0..20 {
+        for begin in [
+            &b""[..],
+            b"GET / HT",
+            b"GET / HTTP/1.1\r\nHost: a\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\na",
+        ] {
+            for wire in crowd(&lab, 25, begin).await? {
+                wire.reset()?;
+            }
+        }
+        before.is_bounded(&lab)?;
+    }
+    bystander.end(&mut lab).await?;
+    before.is_back(&lab).await?;
+    lab.serves_a_bystander().await
+}
