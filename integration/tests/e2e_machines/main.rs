@@ -133,8 +133,6 @@ mod machines {
             machine.sh("systemctl kill -s KILL weft-proxy").await?;
             both.answers(&format!("a kill of the proxy on {name}")).await?;
         }
-        both.one.sh("systemctl restart weft-control-plane").await?;
-        both.answers("a restart of the control plane").await?;
         // Killed, so that nobody deregisters: the lease ends by itself.
         both.one.sh("systemctl kill -s KILL weft-proxy; systemctl stop weft-proxy").await?;
         wait_for("the lease to end", PATIENCE, || async {
@@ -142,8 +140,10 @@ mod machines {
             if said.contains("10.99.0.1") { Err(said) } else { Ok(()) }
         })
         .await?;
-        both.one.sh("systemctl kill -s KILL weft-control-plane; systemctl start weft-proxy").await?;
-        both.answers("the end of the lease and a kill of the control plane").await
+        both.one.sh("systemctl restart weft-control-plane; systemctl start weft-proxy").await?;
+        both.answers("the end of the lease and a restart of the control plane").await?;
+        both.one.sh("systemctl kill -s KILL weft-control-plane").await?;
+        both.answers("a kill of the control plane").await
     }
 
     /// Where nothing can be kept, a token does as ever; one warning, whatever is renewed.
