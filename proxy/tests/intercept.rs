@@ -1,4 +1,4 @@
-//! Interception with real rules in real network namespaces. Needs root and the iptables tools.
+//! Interception with real rules in real network namespaces. Needs root, the iptables tools and nft.
 //!
 //! Each test makes its namespaces by unsharing threads, so nothing is left behind however it ends. Who listened, and what
 //! it took for the original destination, is read from the other end of the connection.
@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, geteuid, gettid, setfsuid};
 use socket2::{Domain, Protocol, Socket, Type};
 use weft_core::intercept::{DELIVERY_V4, DELIVERY_V6, InterceptConfig};
-use weft_proxy::intercept::{Ipv6, apply, original_dst, plan};
+use weft_proxy::intercept::{ApplyError, Backend, Ipv6, apply, original_dst, plan};
 
 const APP: u32 = 1000;
 const PROXY: u32 = 2113;
@@ -36,6 +38,48 @@ fn config() -> InterceptConfig {
     }
 }
 
+/// What a namespace finds where administrators' tools are.
+#[derive(Clone, Copy, Debug)]
+enum Tools {
+    /// Both backends.
+    All,
+    OnlyNft,
+    None,
+    /// An nft that reads and does not write.
+    BrokenNft,
+    /// nft, and an iptables that this kernel does not support.
+    BrokenIptables,
+}
+
+impl Tools {
+    /// What to put there instead of all that is there.
+    fn instead(self) -> Option<&'static str> {
+        match self {
+            Self::All => None,
+            Self::OnlyNft => Some("cp -L $nft nft"),
+            Self::None => Some(":"),
+            Self::BrokenNft => {
+                Some("echo '#!/bin/sh\n[ \"$*\" = \"list tables\" ] || { echo no such verdict >&2; exit 1; }' >nft")
+            }
+            Self::BrokenIptables => {
+                Some("cp -L $nft nft; echo '#!/bin/sh\necho no such kernel >&2; exit 3' >iptables-save")
+            }
+        }
+    }
+}
+
+/// How rules come into a namespace.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    tools: Tools,
+    backend: Backend,
+    by: &'static str,
+}
+
+const IPTABLES: Way = Way { tools: Tools::All, backend: Backend::Auto, by: "iptables" };
+const NFT: Way = Way { tools: Tools::All, backend: Backend::Nft, by: "nft" };
+const NFT_ALONE: Way = Way { tools: Tools::OnlyNft, backend: Backend::Auto, by: "nft" };
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own that does what it is told.
@@ -46,17 +90,29 @@ struct Namespace {
 }
 
 impl Namespace {
-    fn new() -> Self {
+    fn new(tools: Tools) -> Self {
         assert!(geteuid().is_root(), "this test writes redirection rules: run it as root");
         let (jobs, todo) = channel::<Job>();
         let (ready, path) = channel();
         thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
             ready.send(format!("/proc/{}/task/{}/ns/net", std::process::id(), gettid())).unwrap();
             todo.into_iter().for_each(|job| job());
         });
         let namespace = Self { path: path.recv().unwrap(), jobs };
         namespace.sh("ip link set lo up");
+        if let Some(provide) = tools.instead() {
+            namespace.sh(&format!(
+                "nft=$(command -v nft)
+                 mount --make-rprivate /
+                 mount -t tmpfs tools /mnt
+                 cd /mnt
+                 {provide}
+                 chmod -f +x * || true
+                 cd /
+                 mount --move /mnt /usr/sbin"
+            ));
+        }
         namespace
     }
 
@@ -75,11 +131,24 @@ impl Namespace {
         })
     }
 
-    /// Rules of both tables and our chains, without counters and comments.
+    /// Rules of both families by iptables and in nft's tables of ours and of others, without counters and comments.
     fn tables(&self) -> String {
-        let saved = self.sh("iptables-save -t nat; ip6tables-save -t nat");
-        let kept = saved.lines().filter(|line| line.starts_with("-A") || line.starts_with(":WEFT"));
-        kept.fold(String::new(), |all, line| all + line + "\n")
+        let saved = self.sh("for tool in iptables ip6tables; do
+                 if command -v $tool-save >/dev/null; then $tool-save -t nat | grep -E '^(-A|:WEFT)' || true; fi
+             done
+             for table in 'ip weft' 'ip6 weft' 'ip foreign'; do
+                 if nft list tables | grep -qx \"table $table\"; then nft -ns list table $table; fi
+             done");
+        assert!(!(saved.contains("WEFT") && saved.contains(" weft ")), "rules of both backends:\n{saved}");
+        saved
+    }
+
+    /// Installs or removes rules that way.
+    fn apply(&self, config: Option<&InterceptConfig>, way: Way) {
+        let config = config.cloned();
+        let applied = self.run(move || apply(config.as_ref(), way.backend).unwrap());
+        assert_eq!((applied.by, applied.ipv6), (way.by, Ipv6::Done), "{way:?}");
+        assert!(applied.unread.is_none(), "{way:?}: {:?}", applied.unread);
     }
 
     /// Listens on all addresses of both families; tells each caller its label, the original destination, the caller.
@@ -98,17 +167,43 @@ impl Namespace {
         });
     }
 
-    /// Connects and returns what the listener told, or the error.
     fn ask(&self, who: Caller, to: &str) -> Vec<String> {
-        let to: SocketAddr = to.parse().unwrap();
-        self.run(move || {
-            let told = connect(who, to).and_then(|mut stream| {
-                let mut told = String::new();
-                stream.read_to_string(&mut told).map(|_| told)
-            });
-            told.map_or_else(|error| vec![error.to_string()], |told| told.split(' ').map(str::to_owned).collect())
-        })
+        let to = to.to_owned();
+        self.run(move || ask(who, &to))
     }
+
+    /// Who answers, or the error.
+    fn label(&self, who: Caller, to: &str) -> String {
+        self.ask(who, to).swap_remove(0)
+    }
+
+    /// Asks again and again, on a thread of its own, until told to stop.
+    fn keep_asking(&self, who: Caller, to: &'static str) -> impl FnOnce() -> Vec<String> + use<> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let asking = self.run(move || {
+            thread::spawn(move || {
+                let mut told = Vec::new();
+                while !stopped.load(Ordering::Relaxed) {
+                    told.push(ask(who, to).swap_remove(0));
+                }
+                told
+            })
+        });
+        move || {
+            stop.store(true, Ordering::Relaxed);
+            asking.join().unwrap()
+        }
+    }
+}
+
+/// Connects and returns what the listener told, or the error.
+fn ask(who: Caller, to: &str) -> Vec<String> {
+    let told = connect(who, to.parse().unwrap()).and_then(|mut stream| {
+        let mut told = String::new();
+        stream.read_to_string(&mut told).map(|_| told)
+    });
+    told.map_or_else(|error| vec![error.to_string()], |told| told.split(' ').map(str::to_owned).collect())
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,8 +235,8 @@ fn connect(who: Caller, to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 /// A workload's namespace, and another one on the same link.
-fn pair() -> (Namespace, Namespace) {
-    let (workload, other) = (Namespace::new(), Namespace::new());
+fn pair(tools: Tools) -> (Namespace, Namespace) {
+    let (workload, other) = (Namespace::new(tools), Namespace::new(Tools::All));
     workload.sh(&format!("ip link add eth0 type veth peer name eth0 netns {}", other.path));
     for (namespace, host) in [(&workload, 1), (&other, 2)] {
         namespace.sh(&format!(
@@ -187,13 +282,22 @@ const FAMILIES: [Addresses; 2] = [
 ];
 
 #[test]
-fn what_is_captured_and_what_is_not() {
-    let (workload, other) = pair();
-    assert_eq!(workload.run(|| apply(Some(&config())).unwrap()), Ipv6::Done);
+fn what_is_captured_and_what_is_not_by_iptables() {
+    what_is_captured_and_what_is_not(IPTABLES);
+}
+
+#[test]
+fn what_is_captured_and_what_is_not_by_nft() {
+    what_is_captured_and_what_is_not(NFT_ALONE);
+}
+
+fn what_is_captured_and_what_is_not(way: Way) {
+    let (workload, other) = pair(way.tools);
+    workload.apply(Some(&config()), way);
     for Addresses { own, other: far, excluded, loopback, delivery } in FAMILIES {
         let check_in = |namespace: &Namespace, who: Caller, to: String, label: &str| {
             let told = namespace.ask(who, &to);
-            assert_eq!(told[..told.len().min(2)], [label.to_owned(), to.clone()], "{who:?} to {to}: {told:?}");
+            assert!(told.starts_with(&[label.to_owned(), to.clone()]), "{who:?} to {to}: {told:?}");
             told
         };
         let check = |who: Caller, to: String, label: &str| check_in(&workload, who, to, label);
@@ -216,7 +320,7 @@ fn what_is_captured_and_what_is_not() {
         check(user(APP), format!("{own}:8080"), "outbound");
         check(user(PROXY), format!("{own}:8080"), "inbound");
         let told = check(Caller { from: Some(delivery), ..user(PROXY) }, format!("{own}:8080"), "app");
-        assert_eq!(told[2], delivery.to_string());
+        assert_eq!(told.last(), Some(&delivery.to_string()));
         check(user(PROXY), format!("{own}:22"), "ssh");
         check(user(APP), format!("{own}:15020"), "status");
         // Inbound.
@@ -229,51 +333,145 @@ fn what_is_captured_and_what_is_not() {
 
 #[test]
 fn applied_twice_is_once_and_removed_is_gone() {
-    let (workload, other) = pair();
-    workload.sh("iptables -t nat -N FOREIGN; iptables -t nat -A OUTPUT -p tcp --dport 9 -j FOREIGN");
+    for way in [IPTABLES, NFT, NFT_ALONE] {
+        applied_twice_is_once_and_removed_is_gone_that(way);
+    }
+}
+
+fn applied_twice_is_once_and_removed_is_gone_that(way: Way) {
+    let (workload, other) = pair(way.tools);
+    workload.sh(
+        "if command -v iptables; then iptables -t nat -N FOREIGN; iptables -t nat -A OUTPUT -p tcp --dport 9 -j FOREIGN; fi
+         nft add table ip foreign
+         nft add chain ip foreign output '{ type nat hook output priority -100; }'
+         nft add rule ip foreign output tcp dport 9 return",
+    );
     let before = workload.tables();
-    let install = || workload.run(|| apply(Some(&config())).unwrap());
+    let install = || workload.apply(Some(&config()), way);
     install();
     let once = workload.tables();
-    assert!(once.contains("-A OUTPUT -p tcp -j WEFT_OUTBOUND\n"), "{once}");
+    let jump = if way.by == "nft" { " jump outbound\n" } else { "-A OUTPUT -p tcp -j WEFT_OUTBOUND\n" };
+    assert!(once.contains(jump), "{once}");
     install();
     assert_eq!(workload.tables(), once);
     // Another configuration replaces the first, and back.
-    workload.run(|| apply(Some(&InterceptConfig::default())).unwrap());
+    workload.apply(Some(&InterceptConfig::default()), way);
     assert_ne!(workload.tables(), once);
     install();
     assert_eq!(workload.tables(), once);
     assert!(workload.sh("ip -6 addr show dev lo").contains(" ::6/128 "));
 
-    workload.run(|| apply(None).unwrap());
+    workload.apply(None, way);
     assert_eq!(workload.tables(), before);
     assert!(!workload.sh("ip -6 addr show dev lo").contains(" ::6/128 "));
-    assert_eq!(workload.ask(user(APP), "10.77.0.2:8080")[0], "other");
-    assert_eq!(other.ask(user(APP), "[fd77::1]:8080")[0], "app");
-    workload.run(|| apply(None).unwrap());
+    assert_eq!(workload.label(user(APP), "10.77.0.2:8080"), "other");
+    assert_eq!(other.label(user(APP), "[fd77::1]:8080"), "app");
+    workload.apply(None, way);
     assert_eq!(workload.tables(), before);
+}
+
+#[test]
+fn a_change_of_backend_leaves_no_rule_behind_and_no_gap() {
+    let (workload, _other) = pair(Tools::All);
+    let both_ways = |config: &InterceptConfig| {
+        [IPTABLES, IPTABLES, NFT, NFT].map(|way| {
+            workload.apply(Some(config), way);
+            // Which checks that the other's are gone.
+            workload.tables()
+        })
+    };
+    let first = both_ways(&config());
+    let asked = workload.keep_asking(user(APP), "10.77.0.2:8080");
+    let asked6 = workload.keep_asking(user(APP), "[fd77::2]:8080");
+    for _ in 0..5 {
+        assert_ne!(both_ways(&InterceptConfig::default()), first);
+        assert_eq!(both_ways(&config()), first);
+    }
+    for told in [asked(), asked6()] {
+        assert!(told.len() > 20, "{}", told.len());
+        assert!(told.iter().all(|label| label == "outbound"), "{told:?}");
+    }
+    // Removal, too, is of whoever wrote them.
+    for (installed, removed) in [(IPTABLES, NFT), (NFT, IPTABLES)] {
+        workload.apply(Some(&config()), installed);
+        workload.apply(None, removed);
+        assert_eq!(workload.tables(), "");
+    }
+}
+
+#[test]
+fn networks_of_every_size_can_be_excluded() {
+    for way in [IPTABLES, NFT] {
+        let (workload, _other) = pair(way.tools);
+        let nets = ["0.0.0.0/0", "::/0", "10.1.2.3/32", "fd00::1/128"].map(|net| net.parse().unwrap());
+        workload.apply(Some(&InterceptConfig { exclude_cidrs: nets.into(), ..config() }), way);
+        assert_eq!(workload.label(user(APP), "10.77.0.2:8080"), "other");
+        assert_eq!(workload.label(user(APP), "[fd77::2]:8080"), "other");
+    }
 }
 
 #[test]
 fn the_plan_is_what_the_tools_accept() {
-    let workload = Namespace::new();
-    let install = workload.run(|| plan(Some(&config())).unwrap());
-    assert_eq!(workload.tables(), "", "planning changes nothing");
-    let feed = |tool: &str, text: &str| workload.sh(&format!("{tool} --noflush --wait <<'END'\n{text}END\n"));
-    feed("iptables-restore", &install.v4);
-    feed("ip6tables-restore", &install.v6.unwrap());
-    let by_hand = workload.tables();
-    workload.run(|| apply(Some(&config())).unwrap());
-    assert_eq!(workload.tables(), by_hand);
+    for Way { tools, backend, .. } in [IPTABLES, NFT, NFT_ALONE] {
+        let workload = Namespace::new(tools);
+        let feed_plan = |config: Option<InterceptConfig>| {
+            for step in workload.run(move || plan(config.as_ref(), backend).unwrap()) {
+                workload.sh(&format!("{} <<'END'\n{}END\n", step.command, step.input));
+            }
+        };
+        let install = workload.run(move || plan(Some(&config()), backend).unwrap());
+        assert_eq!(workload.tables(), "", "planning changes nothing: {install:?}");
+        feed_plan(Some(config()));
+        let by_hand = workload.tables();
+        workload.run(move || apply(Some(&config()), backend).unwrap());
+        assert_eq!(workload.tables(), by_hand);
+        assert_ne!(by_hand, "");
+        feed_plan(None);
+        assert_eq!(workload.tables(), "");
+        assert_eq!(workload.run(move || plan(None, backend).unwrap()), []);
+    }
 }
 
 #[test]
 fn when_ipv6_fails_ipv4_is_as_before() {
-    let workload = Namespace::new();
-    let failed = |namespace: &Namespace| namespace.run(|| apply(Some(&config())).unwrap_err().to_string());
-    // A chain type that ip6tables cannot use under this name: reading fails before anything is changed.
+    let workload = Namespace::new(Tools::All);
+    // A chain type that ip6tables cannot use under this name.
     workload.sh("nft add table ip6 nat; nft add chain ip6 nat OUTPUT '{ type filter hook output priority 0; }'");
-    let error = failed(&workload);
+    let error = workload.run(|| apply(Some(&config()), Backend::Iptables).unwrap_err().to_string());
     assert!(error.contains("ip6tables"), "{error}");
     assert!(!workload.sh("iptables-save -t nat").contains("WEFT"), "{error}");
+}
+
+#[test]
+fn where_iptables_does_not_work_nft_does_and_the_reader_is_told() {
+    let workload = Namespace::new(Tools::BrokenIptables);
+    let error = workload.run(|| apply(Some(&config()), Backend::Iptables).unwrap_err().to_string());
+    assert!(error.contains("no such kernel"), "{error}");
+    let applied = workload.run(|| apply(Some(&config()), Backend::Auto).unwrap());
+    assert_eq!(applied.by, "nft");
+    let unread = applied.unread.unwrap().to_string();
+    assert!(unread.contains("iptables-save") && unread.contains("no such kernel"), "{unread}");
+}
+
+#[test]
+fn when_nft_fails_everything_is_as_before() {
+    let workload = Namespace::new(Tools::BrokenNft);
+    let error = workload.run(|| apply(Some(&config()), Backend::Auto).unwrap_err().to_string());
+    assert!(error.contains("no such verdict"), "{error}");
+    assert!(!workload.sh("ip -6 addr show dev lo").contains(" ::6/128 "));
+}
+
+#[test]
+fn without_tools_it_says_what_to_install() {
+    let workload = Namespace::new(Tools::None);
+    let error_of = |backend| workload.run(move || apply(Some(&config()), backend).unwrap_err());
+    for (backend, packages) in [
+        (Backend::Auto, &["apt-get install iptables", "apt-get install nftables"][..]),
+        (Backend::Iptables, &["apt-get install iptables"]),
+        (Backend::Nft, &["apt-get install nftables"]),
+    ] {
+        let error = error_of(backend);
+        assert!(matches!(error, ApplyError::NoBackend | ApplyError::Missing { .. }), "{error:?}");
+        assert!(packages.iter().all(|package| error.to_string().contains(package)), "{error}");
+    }
 }

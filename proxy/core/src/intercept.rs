@@ -1,9 +1,5 @@
-//! Which connections are redirected into the proxy (T1-T4), as rules for iptables-restore.
-//!
-//! The rules live in chains of our own in the `nat` table, so that they can be replaced and removed without touching
-//! anybody else's. [`replace`] takes what `iptables-save` prints and makes one atomic transaction of it that ends in exactly
-//! the wanted rules, whatever was there before: running it twice is running it once, and a jump is never doubled.
-//! The same function installs, removes (nothing wanted) and rolls back (wanted is what was there before).
+//! Which connections are redirected into the proxy (T1-T5). [`InterceptConfig::rules`] decides; [`iptables`] and [`nft`] say
+//! the same in the language of either tool.
 //!
 //! Outbound, a connection of the application goes to the outbound port, unless it is excluded or stays on the loopback
 //! address. Connections of the proxy go where they want, with one exception: to an own address that is not the loopback one
@@ -12,14 +8,16 @@
 //! call itself for ever. Only TCP is redirected; UDP and ICMP are left alone.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
-mod saved;
+pub mod iptables;
+pub mod nft;
+mod rule;
 
-pub use saved::{installed, replace};
+use rule::{Action, Chain, Condition, Rule};
+pub use rule::{Family, RuleSet};
 
 /// Address from which inbound delivers to the local application, IPv4. All of 127.0.0.0/8 is local on Linux.
 pub const DELIVERY_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -37,19 +35,7 @@ pub const PROXY_MARK: u32 = 0x2113;
 /// DNS over TCP is not captured: resolvers outside the mesh know nothing of it.
 const DNS_PORT: u16 = 53;
 
-pub(crate) const CHAIN_PREFIX: &str = "WEFT_";
-const INBOUND: &str = "WEFT_INBOUND";
-const OUTBOUND: &str = "WEFT_OUTBOUND";
-const PROXY: &str = "WEFT_PROXY";
-
-/// Address family of a rule set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4: iptables.
-    V4,
-    /// IPv6: ip6tables.
-    V6,
-}
+const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// What to redirect, and what not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,19 +94,12 @@ pub enum InterceptError {
     NoExemption,
 }
 
-/// Rules of our chains and the jumps into them, one `iptables` argument line each, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    pub(crate) chains: Vec<String>,
-    pub(crate) rules: Vec<String>,
-}
-
 impl InterceptConfig {
     /// The rules for one family.
     ///
     /// # Errors
     /// Any [`InterceptError`].
-    pub fn rules(&self, family: Family) -> Result<Rules, InterceptError> {
+    pub fn rules(&self, family: Family) -> Result<RuleSet, InterceptError> {
         if self.outbound_port == self.inbound_port {
             return Err(InterceptError::SamePort);
         }
@@ -133,40 +112,40 @@ impl InterceptConfig {
         if self.proxy_uid.is_none() && self.mark.is_none() {
             return Err(InterceptError::NoExemption);
         }
-        let mut list = List(Vec::new());
-        self.inbound(&mut list);
-        self.outbound(&mut list, family);
-        proxy(&mut list, family);
-        list.add("PREROUTING", format_args!("-p tcp -j {INBOUND}"));
-        list.add("OUTPUT", format_args!("-p tcp -j {OUTBOUND}"));
-        Ok(Rules { chains: [INBOUND, OUTBOUND, PROXY].map(str::to_owned).into(), rules: list.0 })
+        let mut rules = Vec::new();
+        self.inbound(&mut List { chain: Chain::Inbound, rules: &mut rules });
+        self.outbound(&mut List { chain: Chain::Outbound, rules: &mut rules }, family);
+        proxy(&mut List { chain: Chain::Proxy, rules: &mut rules }, family);
+        List { chain: Chain::Prerouting, rules: &mut rules }.add(None, Action::Jump(Chain::Inbound));
+        List { chain: Chain::Output, rules: &mut rules }.add(None, Action::Jump(Chain::Outbound));
+        Ok(RuleSet { family, rules })
     }
 
-    fn inbound(&self, list: &mut List) {
+    fn inbound(&self, list: &mut List<'_>) {
         for port in self.never_captured().union(&self.exclude_inbound_ports) {
-            list.add(INBOUND, format_args!("-p tcp -m tcp --dport {port} -j RETURN"));
+            list.add(Condition::ToPort(*port), Action::Return);
         }
-        list.add(INBOUND, format_args!("-p tcp -j REDIRECT --to-ports {}", self.inbound_port));
+        list.add(None, Action::Redirect(self.inbound_port));
     }
 
-    fn outbound(&self, list: &mut List, family: Family) {
+    fn outbound(&self, list: &mut List<'_>, family: Family) {
         if let Some(uid) = self.proxy_uid {
-            list.add(OUTBOUND, format_args!("-m owner --uid-owner {uid} -g {PROXY}"));
+            list.add(Condition::Uid(uid), Action::Goto(Chain::Proxy));
         }
         if let Some(mark) = self.mark {
-            list.add(OUTBOUND, format_args!("-m mark --mark {mark:#x} -g {PROXY}"));
+            list.add(Condition::Mark(mark), Action::Goto(Chain::Proxy));
         }
         for uid in &self.exclude_uids {
-            list.add(OUTBOUND, format_args!("-m owner --uid-owner {uid} -j RETURN"));
+            list.add(Condition::Uid(*uid), Action::Return);
         }
-        list.add(OUTBOUND, format_args!("-d {} -j RETURN", loopback(family)));
+        list.add(Condition::To(loopback(family)), Action::Return);
         for port in self.never_captured().union(&self.exclude_outbound_ports) {
-            list.add(OUTBOUND, format_args!("-p tcp -m tcp --dport {port} -j RETURN"));
+            list.add(Condition::ToPort(*port), Action::Return);
         }
-        for net in self.exclude_cidrs.iter().filter(|net| is_of(net.addr(), family)) {
-            list.add(OUTBOUND, format_args!("-d {} -j RETURN", net.trunc()));
+        for net in self.exclude_cidrs.iter().filter(|net| family.has(net.addr())) {
+            list.add(Condition::To(net.trunc()), Action::Return);
         }
-        list.add(OUTBOUND, format_args!("-p tcp -j REDIRECT --to-ports {}", self.outbound_port));
+        list.add(None, Action::Redirect(self.outbound_port));
     }
 
     fn never_captured(&self) -> BTreeSet<u16> {
@@ -175,48 +154,33 @@ impl InterceptConfig {
     }
 }
 
-/// Connections of the proxy itself. The chain is entered by `-g`, so returning from it ends our rules.
-fn proxy(list: &mut List, family: Family) {
+/// Connections of the proxy itself. The chain is entered by [`Action::Goto`], so returning from it ends our rules.
+fn proxy(list: &mut List<'_>, family: Family) {
     let delivery = match family {
-        Family::V4 => format!("{DELIVERY_V4}/32"),
-        Family::V6 => format!("{DELIVERY_V6}/128"),
+        Family::V4 => IpNet::from(IpAddr::V4(DELIVERY_V4)),
+        Family::V6 => IpNet::from(IpAddr::V6(DELIVERY_V6)),
     };
-    list.add(PROXY, format_args!("-s {delivery} -j RETURN"));
-    list.add(PROXY, format_args!("-d {} -j RETURN", loopback(family)));
-    list.add(PROXY, format_args!("-o lo -j {INBOUND}"));
+    list.add(Condition::From(delivery), Action::Return);
+    list.add(Condition::To(loopback(family)), Action::Return);
+    list.add(Condition::OverLoopback, Action::Jump(Chain::Inbound));
 }
 
-fn loopback(family: Family) -> &'static str {
+fn loopback(family: Family) -> IpNet {
     match family {
-        Family::V4 => "127.0.0.0/8",
-        Family::V6 => "::1/128",
+        Family::V4 => LOOPBACK_V4.into(),
+        Family::V6 => IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)),
     }
 }
 
-fn is_of(address: IpAddr, family: Family) -> bool {
-    address.is_ipv4() == (family == Family::V4)
+/// One chain's part of the rules.
+struct List<'a> {
+    chain: Chain,
+    rules: &'a mut Vec<Rule>,
 }
 
-struct List(Vec<String>);
-
-impl List {
-    fn add(&mut self, chain: &str, rule: std::fmt::Arguments<'_>) {
-        self.0.push(format!("{chain} {rule}"));
-    }
-}
-
-impl Rules {
-    /// A transaction that puts these rules into a table which has none of ours.
-    #[must_use]
-    pub fn transaction(&self) -> String {
-        replace("", self)
-    }
-
-    fn write_to(&self, text: &mut String) {
-        for rule in &self.rules {
-            // Writing to a String cannot fail.
-            writeln!(text, "-A {rule}").ok();
-        }
+impl List<'_> {
+    fn add(&mut self, condition: impl Into<Option<Condition>>, action: Action) {
+        self.rules.push(Rule { chain: self.chain, condition: condition.into(), action });
     }
 }
 

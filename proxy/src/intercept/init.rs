@@ -7,7 +7,7 @@ use clap::Args;
 use ipnet::IpNet;
 use weft_core::intercept::{InterceptConfig, PROXY_UID};
 
-use super::apply::{Ipv6, apply, plan};
+use super::apply::{Backend, Ipv6, apply, plan};
 
 /// Redirect the TCP connections of this network namespace into the proxy.
 ///
@@ -51,11 +51,15 @@ pub struct InitArgs {
     #[arg(long, env = "WEFT_EXCLUDE_UIDS", value_name = "UID", value_delimiter = ',')]
     pub exclude_uid: Vec<u32>,
 
-    /// Remove the rules.
+    /// Who writes the rules. Those that the other has written before are removed.
+    #[arg(long, env = "WEFT_INTERCEPT_BACKEND", value_enum, default_value_t)]
+    pub backend: Backend,
+
+    /// Remove the rules, whoever wrote them.
     #[arg(long)]
     pub remove: bool,
 
-    /// Print what would be fed to iptables-restore and ip6tables-restore, and change nothing.
+    /// Print what would be fed to iptables-restore and ip6tables-restore, or to nft, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -69,21 +73,25 @@ impl InitArgs {
         let config = (!self.remove).then(|| self.config());
         let mut out = std::io::stdout().lock();
         if self.dry_run {
-            let plan = plan(config.as_ref())?;
-            writeln!(out, "# iptables-restore --noflush --wait\n{}", plan.v4)?;
-            match plan.v6 {
-                Some(v6) => writeln!(out, "# ip6tables-restore --noflush --wait\n{v6}")?,
-                None => writeln!(out, "# this kernel has no IPv6")?,
+            for step in plan(config.as_ref(), self.backend)? {
+                writeln!(out, "# {}\n{}", step.command, step.input)?;
             }
             return Ok(());
         }
+        let applied = apply(config.as_ref(), self.backend)?;
         let done = if self.remove { "redirection removed" } else { "connections are redirected" };
-        let families = match apply(config.as_ref())? {
+        let families = match applied.ipv6 {
             Ipv6::Done => "IPv4 and IPv6",
             Ipv6::Absent => "IPv4; this kernel has no IPv6",
             Ipv6::OffOnLoopback => "IPv4 and IPv6; IPv6 is switched off on lo",
         };
-        writeln!(out, "{done} ({families})")?;
+        writeln!(out, "{done} by {} ({families})", applied.by)?;
+        if let Some(error) = applied.unread {
+            writeln!(
+                std::io::stderr(),
+                "if there are rules of an earlier init by the other backend, they are still there: {error}"
+            )?;
+        }
         Ok(())
     }
 

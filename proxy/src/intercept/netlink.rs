@@ -24,8 +24,18 @@ pub(super) enum Delivery {
     Absent,
 }
 
-/// Makes it so; nothing to do is no error. `Ok(false)`: IPv6 is switched off on `lo`, so nobody can connect over it.
-pub(super) fn set_delivery_address(wanted: Delivery) -> io::Result<bool> {
+/// What it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Made,
+    /// It was so already.
+    None,
+    /// IPv6 is switched off on `lo`, so nobody can connect over it.
+    Off,
+}
+
+/// Makes it so.
+pub(super) fn set_delivery_address(wanted: Delivery) -> io::Result<Change> {
     let lo = if_nametoindex("lo")?;
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     let mut socket = File::from(socket);
@@ -33,9 +43,9 @@ pub(super) fn set_delivery_address(wanted: Delivery) -> io::Result<bool> {
     let mut answer = [0; 512];
     let len = socket.read(&mut answer)?;
     match (wanted, answer.get(..len).and_then(error_of)) {
-        (_, Some(0)) => Ok(true),
-        (Delivery::Present, Some(libc::EEXIST)) | (Delivery::Absent, Some(libc::EADDRNOTAVAIL)) => Ok(true),
-        (_, Some(libc::EACCES | libc::EOPNOTSUPP | libc::ENODEV)) => Ok(false),
+        (_, Some(0)) => Ok(Change::Made),
+        (Delivery::Present, Some(libc::EEXIST)) | (Delivery::Absent, Some(libc::EADDRNOTAVAIL)) => Ok(Change::None),
+        (_, Some(libc::EACCES | libc::EOPNOTSUPP | libc::ENODEV)) => Ok(Change::Off),
         (_, Some(errno)) => Err(io::Error::from_raw_os_error(errno)),
         (_, None) => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is no acknowledgement")),
     }

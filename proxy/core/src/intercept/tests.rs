@@ -1,3 +1,4 @@
+use super::iptables::{Rules, installed, replace};
 use super::*;
 
 fn config() -> InterceptConfig {
@@ -9,6 +10,15 @@ fn config() -> InterceptConfig {
         exclude_uids: BTreeSet::from([500]),
         ..InterceptConfig::default()
     }
+}
+
+/// What iptables-restore gets for a table which has none of ours.
+fn transaction(config: &InterceptConfig, family: Family) -> String {
+    replace("", &rules(config, family))
+}
+
+fn rules(config: &InterceptConfig, family: Family) -> Rules {
+    Rules::from(&config.rules(family).unwrap())
 }
 
 #[test]
@@ -45,13 +55,77 @@ fn the_whole_text_for_ipv4() {
 -A OUTPUT -p tcp -j WEFT_OUTBOUND
 COMMIT
 ";
-    assert_eq!(config().rules(Family::V4).unwrap().transaction(), expected);
+    assert_eq!(transaction(&config(), Family::V4), expected);
+}
+
+#[test]
+fn the_whole_text_for_nft() {
+    let expected = "\
+add table ip weft
+delete table ip weft
+table ip weft {
+	chain inbound {
+		tcp dport 22 return
+		tcp dport 53 return
+		tcp dport 15001 return
+		tcp dport 15006 return
+		tcp dport 15020 return
+		tcp dport 15053 return
+		meta l4proto tcp redirect to :15006
+	}
+	chain outbound {
+		meta skuid 2113 goto proxy
+		meta mark 0x2113 goto proxy
+		meta skuid 500 return
+		ip daddr 127.0.0.0/8 return
+		tcp dport 53 return
+		tcp dport 4567 return
+		tcp dport 5432 return
+		tcp dport 15001 return
+		tcp dport 15006 return
+		tcp dport 15020 return
+		tcp dport 15053 return
+		ip daddr 10.9.0.0/16 return
+		meta l4proto tcp redirect to :15001
+	}
+	chain proxy {
+		ip saddr 127.0.0.6/32 return
+		ip daddr 127.0.0.0/8 return
+		oifname \"lo\" jump inbound
+	}
+	chain prerouting {
+		type nat hook prerouting priority -99; policy accept;
+		meta l4proto tcp jump inbound
+	}
+	chain output {
+		type nat hook output priority -99; policy accept;
+		meta l4proto tcp jump outbound
+	}
+}
+";
+    assert_eq!(nft::replace(&[config().rules(Family::V4).unwrap()]), expected);
+    let both = [Family::V4, Family::V6].map(|family| config().rules(family).unwrap());
+    let translated = expected
+        .replace("127.0.0.0/8", "::1/128")
+        .replace("127.0.0.6/32", "::6/128")
+        .replace("10.9.0.0/16", "fd00:1::/32")
+        .replace("ip ", "ip6 ");
+    assert_eq!(nft::replace(&both), format!("{expected}{translated}"));
+}
+
+#[test]
+fn nft_removes_our_tables_where_there_are_any() {
+    let foreign = "table ip nat\ntable inet weft\ntable ip wefts\n";
+    assert_eq!(nft::remove(foreign), "");
+    assert_eq!(nft::remove(&format!("{foreign}table ip6 weft\n")), "delete table ip6 weft\n");
+    let both = format!("table ip weft\n{foreign}table ip6 weft\n");
+    assert_eq!(nft::remove(&both), "delete table ip weft\ndelete table ip6 weft\n");
 }
 
 #[test]
 fn ipv6_differs_in_addresses_only() {
-    let v4 = config().rules(Family::V4).unwrap().transaction();
-    let v6 = config().rules(Family::V6).unwrap().transaction();
+    let v4 = transaction(&config(), Family::V4);
+    let v6 = transaction(&config(), Family::V6);
     let translated =
         v4.replace("127.0.0.0/8", "::1/128").replace("127.0.0.6/32", "::6/128").replace("10.9.0.0/16", "fd00:1::/32");
     assert_eq!(v6, translated);
@@ -59,8 +133,8 @@ fn ipv6_differs_in_addresses_only() {
 
 #[test]
 fn a_proxy_without_a_user_of_its_own_is_known_by_its_mark_alone() {
-    let both = config().rules(Family::V4).unwrap().transaction();
-    let mark = InterceptConfig { proxy_uid: None, ..config() }.rules(Family::V4).unwrap().transaction();
+    let both = transaction(&config(), Family::V4);
+    let mark = transaction(&InterceptConfig { proxy_uid: None, ..config() }, Family::V4);
     assert_eq!(mark, both.replace("-A WEFT_OUTBOUND -m owner --uid-owner 2113 -g WEFT_PROXY\n", ""));
 }
 
@@ -112,7 +186,7 @@ COMMIT
 
 #[test]
 fn twice_is_once_and_removal_leaves_the_rest() {
-    let rules = config().rules(Family::V4).unwrap();
+    let rules = rules(&config(), Family::V4);
     let untouched = apply(FOREIGN, "");
     let once = apply(FOREIGN, &replace(FOREIGN, &rules));
     let twice = apply(&once, &replace(&once, &rules));
@@ -129,8 +203,8 @@ fn twice_is_once_and_removal_leaves_the_rest() {
 
 #[test]
 fn rolling_back_restores_what_was_there() {
-    let before = apply(FOREIGN, &replace(FOREIGN, &InterceptConfig::default().rules(Family::V4).unwrap()));
-    let after = apply(&before, &replace(&before, &config().rules(Family::V4).unwrap()));
+    let before = apply(FOREIGN, &replace(FOREIGN, &rules(&InterceptConfig::default(), Family::V4)));
+    let after = apply(&before, &replace(&before, &rules(&config(), Family::V4)));
     assert_ne!(after, before);
     assert_eq!(apply(&after, &replace(&after, &installed(&before))), before);
 }
