@@ -5,7 +5,7 @@
 #   --keep  afterwards add what was found to integration/fuzz/corpus, minimised
 # An input that fails is written to target/fuzz/found/ and its name printed; run it again with
 #   target/fuzz/<host>/release/<target> <file>
-# then mend what it shows, make a unit test of it beside that code, and put the file into the corpus.
+# then mend what it shows, make a unit test of it beside that code, and put the file into the corpus as found-….
 set -euo pipefail
 cd "$(dirname "$0")/.."
 keep=
@@ -45,10 +45,11 @@ for target in "${targets[@]}"; do
     grep -v '^#' "$log" | tail -n 25 >&2
   fi
   if [ -n "$keep" ]; then
-    # Larger inputs reach little more and cost every run of the tests.
+    # One small input for each branch: every run of the tests goes over all of them. Inputs that once failed stay.
     rm -rf "$out/merged"
     mkdir "$out/merged"
-    "$program" -merge=1 -max_len=1024 -timeout=25 "$out/merged" "$new" "$corpus" >>"$log" 2>&1
+    "$program" -set_cover_merge=1 -use_counters=0 -max_len=1024 -timeout=25 "$out/merged" "$new" "$corpus" >>"$log" 2>&1
+    find "$corpus" -name 'found-*' -exec cp -t "$out/merged" {} +
     rm -rf "$corpus"
     mv "$out/merged" "$corpus"
     echo "    kept $(find "$corpus" -type f | wc -l) inputs" >&2

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use weft_fuzz::{TARGETS, Target};
 
 /// Made of each input of a corpus.
-const MUTANTS: usize = 30;
+const MUTANTS: usize = 25;
 
 #[test]
 fn targets_hold_over_their_corpora_and_what_is_made_of_them() {

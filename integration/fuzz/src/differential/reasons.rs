@@ -107,8 +107,8 @@ pub(super) const fn stricter_body(fault: BodyFault) -> Option<&'static str> {
 
 /// Why hyper refuses what we take.
 pub(super) fn looser(ours: &Seen) -> Option<&'static str> {
-    let target = ours.first.split_once(' ').map_or("", |(_, target)| target);
-    if target.starts_with('/') && http::Uri::try_from(target).is_err() {
+    let path = ours.first.rsplit(' ').next().unwrap_or_default();
+    if path.starts_with('/') && http::Uri::try_from(path).is_err() {
         return Some("RFC 9110, 7.7: a proxy forwards the path as it is; servers refuse what they do not like");
     }
     let lengths = ours.fields.iter().filter(|(name, _)| name == "content-length");

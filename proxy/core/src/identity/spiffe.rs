@@ -26,7 +26,9 @@ impl TrustDomain {
     /// [`SpiffeError::TrustDomain`] when it is empty, too long, or has another character.
     pub fn new(name: &str) -> Result<Self, SpiffeError> {
         let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
-        if name.is_empty() || name.len() > 255 || !name.bytes().all(legal) {
+        // Of dots alone it could be taken for a step in a path.
+        let dots = name.bytes().all(|b| b == b'.');
+        if dots || name.len() > 255 || !name.bytes().all(legal) {
             return Err(SpiffeError::TrustDomain);
         }
         Ok(Self(name.into()))
@@ -63,7 +65,7 @@ pub enum SpiffeError {
     #[error("SPIFFE ID is longer than 2048 bytes")]
     TooLong,
     /// Illegal trust domain.
-    #[error("trust domain must be 1-255 of a-z 0-9 . - _")]
+    #[error("trust domain must be 1-255 of a-z 0-9 . - _, and not dots alone")]
     TrustDomain,
     /// The path is not `/ns/<namespace>/sa/<service-account>`.
     #[error("SPIFFE path must be /ns/<namespace>/sa/<service-account>")]
@@ -158,6 +160,7 @@ mod tests {
         check("SPIFFE://cluster.local/ns/shop/sa/cart", Err(SpiffeError::Scheme));
         check("spiffe://Cluster.local/ns/shop/sa/cart", Err(SpiffeError::TrustDomain));
         check("spiffe:///ns/shop/sa/cart", Err(SpiffeError::TrustDomain));
+        check("spiffe://../ns/shop/sa/cart", Err(SpiffeError::TrustDomain));
         check("spiffe://a:1/ns/shop/sa/cart", Err(SpiffeError::TrustDomain));
         check("spiffe://a", Err(SpiffeError::Path));
         check("spiffe://a/ns/shop/sa/cart/", Err(SpiffeError::Path));
