@@ -62,9 +62,11 @@ impl HttpPath {
         self.admit(&request.head, &to)?;
         let asks_for_tunnel = upgrade == Upgrade::Keep || request.head.method == Method::CONNECT;
         let mut response = forward(&self.worker, &to, request, interim, exchange).await?;
-        let tunnel = if response.upgrade.is_some() { Upgrade::Keep } else { Upgrade::Drop };
-        let closes = asks_for_tunnel && tunnel == Upgrade::Drop && !response.head.keeps_alive();
-        strip_response(&mut response.head, tunnel);
+        let tunnel = response.upgrade.is_some();
+        let closes = asks_for_tunnel && !tunnel && !response.head.keeps_alive();
+        // 426 tells the client what to ask for (RFC 9110 section 15.5.22), and it can: upgrades are carried through.
+        let speaks_of_one = tunnel || response.head.status == 426;
+        strip_response(&mut response.head, if speaks_of_one { Upgrade::Keep } else { Upgrade::Drop });
         if closes {
             end_connection(&mut response.head);
         }

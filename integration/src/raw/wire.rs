@@ -187,6 +187,16 @@ impl Wire {
     /// # Errors
     /// The first step that cannot be done, by number from 1.
     pub async fn play(mut self, steps: &[Step]) -> anyhow::Result<Option<Self>> {
+        self.perform(steps).await?;
+        Ok((steps.last() != Some(&Step::Reset)).then_some(self))
+    }
+
+    /// As [`Self::play`], for those who want to know what has come whatever happened. A reset takes place when this is
+    /// dropped.
+    ///
+    /// # Errors
+    /// The first step that cannot be done, by number from 1.
+    pub async fn perform(&mut self, steps: &[Step]) -> anyhow::Result<()> {
         for (at, step) in steps.iter().enumerate() {
             let done = match step {
                 Step::Await(bytes) => self.read_past(bytes).await,
@@ -199,12 +209,12 @@ impl Wire {
                 },
                 Step::Reset => {
                     ensure!(at + 1 == steps.len(), "steps after a reset");
-                    return self.reset().map(|()| None);
+                    self.stream.set_zero_linger().context("reset")
                 }
             };
             done.with_context(|| format!("step {}", at + 1))?;
         }
-        Ok(Some(self))
+        Ok(())
     }
 }
 

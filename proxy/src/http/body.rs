@@ -15,7 +15,8 @@ use weft_core::propagate::peer::drop_client_identity;
 
 use super::h1_client::H1ResponseBody;
 use super::h1_server::H1RequestBody;
-use super::h2_io::{H2Body, RequestRest};
+use super::h2_io::{H2Body, H2Sender};
+use super::keepalive::InFlight;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -118,13 +119,33 @@ impl Body {
         }
     }
 
+    /// Whether a request is sent along with this response body, and goes on after it.
+    pub(crate) const fn carries_request(&self) -> bool {
+        match self {
+            Self::H1Response(body) => body.carries_request(),
+            Self::H2(body) => body.has_rest(),
+            Self::Empty | Self::Full(_) | Self::H1Request(_) => false,
+        }
+    }
+
     /// What is left of the request behind this response body, which has been read to its end.
     pub(crate) fn take_rest(&mut self) -> Option<RequestRest> {
-        if let Self::H2(body) = self { body.take_rest() } else { None }
+        match self {
+            Self::H2(body) => body.take_rest(),
+            Self::H1Response(body) if body.has_rest() => {
+                let Self::H1Response(body) = std::mem::take(self) else { return None };
+                Some(RequestRest::H1(body))
+            }
+            Self::H1Response(_) | Self::Empty | Self::Full(_) | Self::H1Request(_) => None,
+        }
     }
 
     const fn has_rest(&self) -> bool {
-        matches!(self, Self::H2(body) if body.has_rest())
+        match self {
+            Self::H1Response(body) => body.has_rest(),
+            Self::H2(body) => body.has_rest(),
+            Self::Empty | Self::Full(_) | Self::H1Request(_) => false,
+        }
     }
 
     /// Whether it is certain that no frame follows.
@@ -148,6 +169,29 @@ impl Body {
             Self::H1Request(body) => body.framing(),
             Self::H1Response(body) => body.framing(),
             Self::H2(body) => body.framing(),
+        }
+    }
+}
+
+/// What is left of a request after the whole response to it. The two directions of an exchange end each for itself.
+pub(crate) enum RequestRest {
+    /// To a server that keeps its connection.
+    H1(H1ResponseBody),
+    /// On a stream, which counts as in flight until then.
+    H2 {
+        /// The rest itself.
+        sender: Box<H2Sender>,
+        /// Ends with it.
+        _held: Option<InFlight>,
+    },
+}
+
+impl RequestRest {
+    /// Moves it until the client has ended it or left, or the server wants no more of it.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        match self {
+            Self::H1(body) => body.poll_rest(cx),
+            Self::H2 { sender, .. } => sender.poll(cx),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! HTTP/1 toward the upstream: one connection, one exchange at a time.
 //!
 //! The request's body is pumped while the response is awaited and while its body is read, so an upstream may answer
-//! before it has read everything (RFC 9112 section 9.5). Such an answer, once complete, ends the exchange: the rest of the
-//! request is not sent and the connection is closed. A connection goes back to its [`Home`] only when both messages ended
+//! before it has read everything (RFC 9112 section 9.5). The rest of the request is sent all the same after such an answer
+//! is complete ([`H1ResponseBody::poll_rest`]): there are servers that answer an upload first and read it then. Only a
+//! server that closes, or said that it would, gets no more of it. A connection goes back to its [`Home`] only when both messages ended
 //! where they said and nothing followed; bytes that come without a request are never read as a response.
 
 use std::cell::RefCell;
@@ -234,7 +235,8 @@ impl Exchange {
         };
         if framing.is_empty() {
             body.finish();
-            return Ok(Response::new(head));
+            let body = if body.has_rest() { Body::H1Response(body) } else { Body::Empty };
+            return Ok(Response { body, ..Response::new(head) });
         }
         Ok(Response { head, body: Body::H1Response(body), upgrade: None, refused: false })
     }
@@ -331,16 +333,53 @@ impl H1ResponseBody {
     /// The response is complete: the connection goes home if the request is too and nothing follows.
     fn finish(&mut self) {
         self.ended = true;
-        let clean = {
+        let open = {
             let conn = self.conn.borrow();
-            self.pump.is_none() && !self.write_failed && conn.out.len() == 0 && conn.read.is_empty() && !conn.is_eof()
+            !self.write_failed && conn.read.is_empty() && !conn.is_eof()
         };
-        if let Some(home) = self.home.take()
-            && clean
-        {
+        if !open || self.home.is_none() {
+            (self.home, self.pump) = (None, None);
+        } else if self.pump.is_none() && self.conn.borrow().out.len() == 0 {
+            self.go_home();
+        }
+    }
+
+    fn go_home(&mut self) {
+        if let Some(home) = self.home.take() {
             self.conn.borrow_mut().release();
             home.give_back(H1Client { conn: Rc::clone(&self.conn), limits: self.limits });
         }
-        self.pump = None;
+    }
+
+    /// Whether the request is still on its way, to a server that keeps the connection.
+    pub(crate) const fn carries_request(&self) -> bool {
+        self.pump.is_some() && self.home.is_some()
+    }
+
+    /// Whether the response is complete and the server may still want what is left of the request.
+    pub(crate) const fn has_rest(&self) -> bool {
+        self.ended && self.home.is_some()
+    }
+
+    /// After the end of the response: sends what is left of the request. Ready when all of it was sent, or the server
+    /// closed.
+    ///
+    /// # Errors
+    /// The request itself broke off.
+    pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if !self.has_rest() {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = poll_request(&self.conn, &mut self.pump, &mut self.write_failed, cx);
+        // Whatever the server says now is no answer to anything.
+        let over = sent.is_err() || self.write_failed || self.conn.borrow_mut().poll_fill_idle(cx).is_ready();
+        if !over {
+            if self.pump.is_some() || self.conn.borrow().out.len() > 0 {
+                return Poll::Pending;
+            }
+            self.go_home();
+        }
+        (self.home, self.pump) = (None, None);
+        Poll::Ready(sent)
     }
 }

@@ -20,7 +20,7 @@ use weft_core::h1::{BodyEncoder, BodyFault, HeadFault, RequestParser, encode_res
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, ResponseHead, Version};
 use weft_core::translate::response_for_h1;
 
-use super::body::Sent;
+use super::body::{RequestRest, Sent};
 use super::conn::{Broken, Conn, Shared};
 use super::limits::{OUT_BYTES_MAX, TURN_BYTES_MAX};
 use super::{
@@ -106,7 +106,8 @@ struct Asked {
 impl Asked {
     fn by(head: &RequestHead) -> Self {
         Self {
-            keep: head.keeps_alive(),
+            // What follows a CONNECT that is refused may be meant for its tunnel, not for us (RFC 9931).
+            keep: head.keeps_alive() && head.method != Method::CONNECT,
             head: head.method == Method::HEAD,
             version: head.version,
             expects_continue: head.expects_continue(),
@@ -246,17 +247,22 @@ impl<H: Handler> Server<'_, H> {
     ) -> Result<(), ServeEnd> {
         let Response { mut head, mut body, upgrade, .. } = response;
         let framing = response_framing(&head, &body, asked, upgrade.is_some());
+        let keep = self.may_keep(&head, framing, asked, continued, body.carries_request()) && upgrade.is_none();
+        let mut rest = None;
         if framing == BodyFraming::None {
+            rest = body.take_rest();
             body = Body::Empty;
         }
-        let keep = self.may_keep(&head, framing, asked, continued) && upgrade.is_none();
         response_for_h1(&mut head, framing);
         say_persistence(&mut head, keep, asked.version, upgrade.is_some());
         encode_response_head(&head, self.conn.borrow_mut().out.tail());
         let mut sent = Sent::default();
         let written = self.write_body(&mut body, framing, &mut sent).await;
+        // A client that expects to be told whether to send its body was told something else.
+        let goes_on = written.is_ok() && upgrade.is_none() && (continued || !asked.expects_continue);
+        let rest = if goes_on { self.send_rest(rest.or_else(|| body.take_rest())).await } else { Ok(()) };
         let end = ExchangeEnd {
-            fault: written.err().map(|e| e.fault),
+            fault: written.and(rest).err().map(|e| e.fault),
             bytes_received: self.conn.borrow().received,
             bytes_sent: sent.bytes,
             grpc_status: sent.grpc_status,
@@ -274,26 +280,57 @@ impl<H: Handler> Server<'_, H> {
         }
         self.handler.finished(ticket, end);
         drop(body);
-        match end.fault {
-            Some(fault) => {
+        match (written, end.fault) {
+            (Err(BodyError { fault, .. }), _) => {
                 self.break_off(fault, framing).await;
                 Err(ServeEnd::Fault(fault))
             }
-            None if keep && self.drained().await => Ok(()),
-            None => {
+            (Ok(()), Some(fault)) => {
+                self.close().await;
+                Err(ServeEnd::Fault(fault))
+            }
+            (Ok(()), None) if keep && self.drained().await => Ok(()),
+            (Ok(()), None) => {
                 self.close().await;
                 Err(if self.drain.is_draining() { ServeEnd::Drained } else { ServeEnd::Closed })
             }
         }
     }
 
-    fn may_keep(&self, head: &ResponseHead, framing: BodyFraming, asked: &Asked, continued: bool) -> bool {
+    /// After a response that was complete before its request: the rest of the request goes to the server still.
+    async fn send_rest(&self, rest: Option<RequestRest>) -> Result<(), BodyError> {
+        let Some(mut rest) = rest else { return Ok(()) };
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(sent) = rest.poll(cx) {
+                    // A server that wants no more of it has answered, which is all that matters to the client.
+                    return Poll::Ready(
+                        sent.or_else(|e| if e.fault == FaultKind::UpstreamReset { Ok(()) } else { Err(e) }),
+                    );
+                }
+                match self.conn.borrow_mut().poll_watch(cx) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::of(FaultKind::DownstreamReset))),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// `carried`: what is left of the request goes to the server, however much it is.
+    fn may_keep(
+        &self,
+        head: &ResponseHead,
+        framing: BodyFraming,
+        asked: &Asked,
+        continued: bool,
+        carried: bool,
+    ) -> bool {
         let conn = self.conn.borrow();
-        let body_comes = conn.body_ended()
-            // A client that was not told to go on may send its body, or not: the next byte could be either.
-            || ((continued || !asked.expects_continue)
-                && !conn.body_failed()
-                && conn.body_expected() <= self.limits.drain_bytes_max);
+        let few = carried || conn.body_expected() <= self.limits.drain_bytes_max;
+        // A client that was not told to go on may send its body, or not: the next byte could be either.
+        let body_comes = conn.body_ended() || ((continued || !asked.expects_continue) && !conn.body_failed() && few);
         asked.keep
             && body_comes
             && framing != BodyFraming::UntilClose

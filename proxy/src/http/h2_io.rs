@@ -16,7 +16,7 @@ use weft_core::h1::Limits;
 use weft_core::message::BodyFraming;
 use weft_core::translate::{trailers_from_h2, trailers_to_h2};
 
-use super::body::Sent;
+use super::body::{RequestRest, Sent};
 use super::keepalive::InFlight;
 use super::{Body, BodyError, Frame};
 
@@ -166,7 +166,7 @@ impl H2Body {
     /// What is left of the request, to be moved on when the response is over.
     pub(crate) fn take_rest(&mut self) -> Option<RequestRest> {
         let sender = self.request.take()?;
-        Some(RequestRest { sender, _held: self.held.take() })
+        Some(RequestRest::H2 { sender, _held: self.held.take() })
     }
 
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Option<Result<(), BodyError>> {
@@ -186,19 +186,6 @@ impl H2Body {
 
     pub(crate) const fn framing(&self) -> BodyFraming {
         self.framing
-    }
-}
-
-/// What is left of a request after the whole response to it. The two directions of a stream end each for itself.
-pub(crate) struct RequestRest {
-    sender: Box<H2Sender>,
-    _held: Option<InFlight>,
-}
-
-impl RequestRest {
-    /// Moves it until the client has ended it or left, or the server wants no more of it.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        self.sender.poll(cx)
     }
 }
 

@@ -22,9 +22,9 @@ use weft_core::h1::HeadFault;
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, Version};
 use weft_core::translate::{request_from_h2, response_to_h2};
 
-use super::body::Sent;
+use super::body::{RequestRest, Sent};
 use super::h1_server::head_fault;
-use super::h2_io::{H2Body, H2Sender, RequestRest, Side};
+use super::h2_io::{H2Body, H2Sender, Side};
 use super::h2_watch::{End, Watch, Watched};
 use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
 use super::limits::SMALL_FRAMES_BYTES_MAX;

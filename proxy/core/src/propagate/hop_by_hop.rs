@@ -11,8 +11,8 @@ use crate::message::{RequestHead, ResponseHead, Version};
 /// Most nominations that are heeded; real messages have one or two. A bound, because each is compared with each field.
 const NOMINATIONS_MAX: usize = 64;
 
-/// Hop-by-hop whether nominated or not. `te` and `upgrade` are too, and treated on their own.
-const ALWAYS: [&str; 5] = ["connection", "proxy-connection", "keep-alive", "transfer-encoding", "http2-settings"];
+/// Hop-by-hop whether nominated or not. `connection`, `te` and `upgrade` are too, and treated on their own.
+const ALWAYS: [&str; 4] = ["proxy-connection", "keep-alive", "transfer-encoding", "http2-settings"];
 
 /// Options of `Connection` that name no field to remove, or one that is removed anyway.
 const KNOWN_OPTIONS: [&str; 7] =
@@ -87,43 +87,62 @@ pub struct Stripped {
 /// Removes what a request's sender meant for this hop only. Framing fields go too: the encoder declares its own.
 ///
 /// `te: trailers` stays, because gRPC demands it end to end; toward HTTP/1 it is nominated in `Connection` as RFC 9110
-/// section 10.1.4 wants. Other transfer codings of `te` end here. Read `keeps_alive` and `wants_upgrade` before.
+/// section 10.1.4 wants. Other transfer codings of `te` end here. What stays of either field stays where and as it was
+/// written: there are servers that compare `Connection: Upgrade` by its case. Read `keeps_alive` and `wants_upgrade`
+/// before.
 pub fn strip_request(head: &mut RequestHead, upgrade: Upgrade) -> Stripped {
     let trailers = accepts_trailers(&head.fields);
-    let stripped = strip(&mut head.fields, upgrade);
-    let kept_upgrade = upgrade == Upgrade::Keep && head.fields.contains("upgrade");
+    let stripped = strip(&mut head.fields, upgrade, trailers && head.version != Version::Http2);
     if trailers {
-        head.fields.append("te", "trailers");
+        say(&mut head.fields, "te", b"trailers");
+    } else {
+        head.fields.remove("te");
     }
-    let options = match (trailers && head.version != Version::Http2, kept_upgrade) {
-        (true, true) => "te, upgrade",
-        (true, false) => "te",
-        (false, true) => "upgrade",
-        (false, false) => return stripped,
-    };
-    head.fields.append("connection", options);
     stripped
 }
 
 /// Removes what a response's sender meant for this hop only. Framing fields go too: the encoder declares its own. Read
 /// `keeps_alive` before.
 pub fn strip_response(head: &mut ResponseHead, upgrade: Upgrade) -> Stripped {
-    let stripped = strip(&mut head.fields, upgrade);
-    if upgrade == Upgrade::Keep && head.fields.contains("upgrade") {
-        head.fields.append("connection", "upgrade");
-    }
+    let stripped = strip(&mut head.fields, upgrade, false);
+    head.fields.remove("te");
     stripped
 }
 
-fn strip(fields: &mut Fields, upgrade: Upgrade) -> Stripped {
+/// Everything but `te`; `te` says whether that is nominated on.
+fn strip(fields: &mut Fields, upgrade: Upgrade, te: bool) -> Stripped {
     let (nominated, ignored_nominations) = nominations(fields);
+    let options = options(fields, te, upgrade == Upgrade::Keep && fields.contains("upgrade"));
     let before = fields.len();
     fields.retain(|name, _| {
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        let ends_here = ALWAYS.into_iter().any(is) || is("te") || (upgrade == Upgrade::Drop && is("upgrade"));
+        let ends_here = ALWAYS.into_iter().any(is)
+            || (options.is_empty() && is("connection"))
+            || (upgrade == Upgrade::Drop && is("upgrade"));
         !ends_here && !nominated.iter().any(|n| name.eq_ignore_ascii_case(n))
     });
-    Stripped { removed: before - fields.len(), ignored_nominations }
+    let removed = before - fields.len();
+    if !options.is_empty() {
+        say(fields, "connection", &options);
+    }
+    Stripped { removed, ignored_nominations }
+}
+
+/// The options of `Connection` that are said again, as they were written, or in lower case where they were not.
+fn options(fields: &Fields, te: bool, upgrade: bool) -> Vec<u8> {
+    let mut options = Vec::new();
+    for (option, _) in [("te", te), ("upgrade", upgrade)].into_iter().filter(|(_, said)| *said) {
+        let mut written = fields.list("connection").filter(|element| element.eq_ignore_ascii_case(option.as_bytes()));
+        options.push(written.next().unwrap_or(option.as_bytes()));
+    }
+    options.join(&b", "[..])
+}
+
+/// Makes one field of this name say this; untouched where it does.
+fn say(fields: &mut Fields, name: &str, value: &[u8]) {
+    if fields.get(name) != Some(value) || fields.get_all(name).count() > 1 {
+        fields.set(name, value);
+    }
 }
 
 /// Fields nominated for removal, beyond the known options; and how many nominations are ignored. Allocates only when
@@ -187,14 +206,17 @@ mod tests {
         check(Http10, Drop, &["Connection: keep-alive, x-hop", "X-Hop: 1", "A: b"], &["A: b"], 0);
         // gRPC's `te: trailers` stays, other codings do not.
         check(Http2, Drop, &["te: trailers"], &["te: trailers"], 0);
-        check(Http11, Drop, &["Connection: TE", "TE: gzip, trailers"], &["te: trailers", "connection: te"], 0);
+        check(Http11, Drop, &["Connection: TE", "TE: gzip, trailers"], &["Connection: TE", "TE: trailers"], 0);
+        check(Http11, Drop, &["TE: trailers", "A: b"], &["TE: trailers", "A: b", "connection: te"], 0);
         check(Http11, Drop, &["Connection: TE", "TE: gzip"], &[], 0);
         // Upgrades are the caller's business.
         let websocket = ["Connection: Upgrade, x-hop", "Upgrade: websocket", "X-Hop: 1"];
-        check(Http11, Keep, &websocket, &["Upgrade: websocket", "connection: upgrade"], 0);
+        check(Http11, Keep, &websocket, &["Connection: Upgrade", "Upgrade: websocket"], 0);
         check(Http11, Drop, &websocket, &[], 0);
         let both = ["te: trailers", "Connection: Upgrade, te", "Upgrade: websocket"];
-        check(Http11, Keep, &both, &["Upgrade: websocket", "te: trailers", "connection: te, upgrade"], 0);
+        check(Http11, Keep, &both, &["te: trailers", "Connection: te, Upgrade", "Upgrade: websocket"], 0);
+        let apart = ["Connection: keep-alive", "connection: UPGRADE", "Upgrade: a"];
+        check(Http11, Keep, &apart, &["Connection: UPGRADE", "Upgrade: a"], 0);
         // End to end, though their names suggest otherwise.
         check(Http11, Drop, &["Trailer: x", "Proxy-Authorization: y"], &["Trailer: x", "Proxy-Authorization: y"], 0);
     }
@@ -242,8 +264,9 @@ mod tests {
         check(
             Upgrade::Keep,
             &["Connection: Upgrade", "Upgrade: websocket"],
-            &["Upgrade: websocket", "connection: upgrade"],
+            &["Connection: Upgrade", "Upgrade: websocket"],
         );
+        check(Upgrade::Keep, &["Upgrade: websocket"], &["Upgrade: websocket", "connection: upgrade"]);
         check(Upgrade::Drop, &["Keep-Alive: timeout=5", "Transfer-Encoding: chunked", "Trailer: a"], &["Trailer: a"]);
     }
 
