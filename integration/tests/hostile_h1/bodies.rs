@@ -179,25 +179,23 @@ async fn cve_2019_15605_bodies_cut_short() -> anyhow::Result<()> {
 }
 
 /// Pingora took the rest of a body that nobody had read for the next request. Here the application answers before the body
-/// comes; a short rest is read over, and with a long one the connection ends.
+/// comes; the rest is carried to it, however long, and what follows is the next request.
 #[tokio::test]
 async fn cve_2025_4366_undrained_body_on_a_reused_connection() -> anyhow::Result<()> {
     const NEXT: &str = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (size, kept) in [(SMUGGLED.len() * 3, true), (1 << 20, false)] {
+    for size in [SMUGGLED.len() * 3, 1 << 20] {
         let mut lab = Lab::start().await?;
         let mut wire = lab.client().await?;
         let head = format!("POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n");
         wire.send(head.as_bytes()).await?;
         wire.read_bytes(HONEST.len()).await?;
         let body = SMUGGLED.repeat(size / SMUGGLED.len() + 1);
-        // Refused half-way where the connection ends: that is the point.
-        if wire.send(&body.as_bytes()[..size]).await.is_ok() {
-            wire.send(NEXT.as_bytes()).await.unwrap_or_default();
-        }
-        wire.half_close().await.unwrap_or_default();
+        wire.send(&body.as_bytes()[..size]).await?;
+        wire.send(NEXT.as_bytes()).await?;
+        wire.half_close().await?;
         wire.read_to_end(DEADLINE).await;
         let answers = String::from_utf8_lossy(wire.received()).matches("HTTP/1.1 ").count();
-        ensure!(answers == if kept { 2 } else { 1 }, "{size}: {}", shown(wire.received()));
+        ensure!(answers == 2, "{size}: {}", shown(wire.received()));
         for _ in 0..answers {
             lab.expect([("", 200)], [("", 200)]);
         }
