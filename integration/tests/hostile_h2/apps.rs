@@ -8,7 +8,7 @@ use h2::{RecvStream, server};
 use http::{Request, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use weft_integration::raw::{Backend, find};
 
 /// Bytes of the answer for `/big`.
@@ -17,7 +17,7 @@ pub(crate) const BIG: usize = 64 << 20;
 /// What has come on connections of the HTTP/1 application, all of it in order of arrival.
 pub(crate) type Heard = Arc<Mutex<Vec<u8>>>;
 
-/// A listening application; it ends when this is dropped.
+/// A listening application; it ends with all its connections when this is dropped.
 #[derive(Debug)]
 pub(crate) struct App(JoinHandle<()>);
 
@@ -53,11 +53,13 @@ impl App {
     {
         let backend = backend.clone();
         Self(tokio::spawn(async move {
+            let mut connections = JoinSet::new();
             loop {
                 // Nobody coming for a while is no reason to stop.
                 if let Ok(stream) = backend.accept_stream().await {
-                    tokio::spawn(script(stream));
+                    connections.spawn(script(stream));
                 }
+                while connections.try_join_next().is_some() {}
             }
         }))
     }

@@ -20,7 +20,7 @@ use weft_integration::raw::{DEADLINE, Pair, Plan, Protocol, Proxy};
 use crate::apps::{App, Heard};
 
 /// How long a flood goes on, over as many connections as it takes.
-pub(crate) const FLOOD: Duration = Duration::from_millis(1000);
+pub(crate) const FLOOD: Duration = Duration::from_millis(700);
 
 /// By how much the memory of a proxy may be above what it was before, during an attack and after it.
 const GROWTH_KIB: u64 = 32 * 1024;
@@ -51,8 +51,10 @@ pub(crate) enum Way {
 /// Doors by what the application behind them speaks.
 pub(crate) const H2: usize = 0;
 pub(crate) const H1: usize = 1;
+/// HTTP/2 too, spoken by whatever the test puts there.
+pub(crate) const SCRIPTED: usize = 2;
 
-/// Two proxies, two applications.
+/// Two proxies, two applications, and a port for a third.
 pub(crate) struct Lab {
     pub(crate) pair: Pair,
     pub(crate) heard: Heard,
@@ -61,7 +63,7 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) async fn open() -> Self {
-        let ports = [Protocol::H2c, Protocol::Http];
+        let ports = [Protocol::H2c, Protocol::Http, Protocol::H2c];
         let pair = Pair::start(Plan { permissive: true, ..Plan::mesh(&ports) }).await.unwrap();
         let heard = Heard::default();
         let apps = [App::http2(&pair.doors[H2].backend), App::http1(&pair.doors[H1].backend, &heard)];

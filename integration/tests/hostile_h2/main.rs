@@ -14,8 +14,14 @@ mod downgrade;
 #[cfg(test)]
 mod floods;
 #[cfg(test)]
+mod frames;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod mesh_tls;
 #[cfg(test)]
 mod resets;
+#[cfg(test)]
+mod slow;
+#[cfg(test)]
+mod upstream;

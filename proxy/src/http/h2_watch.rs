@@ -5,6 +5,7 @@
 //! | reads until the socket is empty before anyone sees what came: pushed-aside heads and interim responses pile up | one turn reads [`TURN_BYTES`] or some hundred heads, then everyone else runs |
 //! | takes any number of PRIORITY, WINDOW_UPDATE, unknown and empty frames, and acknowledgements of nothing | they are weighed against what carries something; a flood ends the connection |
 //! | resets malformed requests and answers too large ones (431) by itself, unseen | such streams are found by its answers and get a record |
+//! | takes interim responses and other heads on streams that were reset, without end | a server may send some for each request, no more |
 //! | bounds resets of streams that nobody has accepted, not of those that were | [`super::keepalive::Streams`] counts streams that ended as soon as they were open |
 //! | waits without end for the rest of a field section | its age is known, [`super::keepalive`] ends the connection |
 //! | ends the connection, not the stream, for bytes that no field can have (upper case, CR, LF, NUL) | stricter than RFC 9113 section 8.1.1 asks; left so, nothing of it is forwarded |
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 use weft_core::fault::FaultKind;
 
 use super::h2_frames::{FrameHead, FrameScan, PREFACE_BYTES, kind};
+use super::limits::INTERIM_MAX;
 use crate::io::Stream;
 
 /// Most bytes read before other tasks of the worker run.
@@ -47,6 +49,12 @@ const IDLE_PER_FRAME: usize = 64;
 
 /// By which each second does.
 const IDLE_BYTES_PER_SECOND: u64 = 16 * 1024;
+
+/// Heads that a server may send for each request: interim responses, the final one, trailers.
+const HEADS_PER_REQUEST: u32 = INTERIM_MAX + 8;
+
+/// Most heads that it may still send; those of all streams that there can be.
+const HEADS_MAX: u32 = HEADS_PER_REQUEST * 100;
 
 /// Streams remembered that the crate has neither handed on nor refused. It holds far fewer, but ignores streams without
 /// an answer after a GOAWAY.
@@ -73,6 +81,7 @@ struct Seen {
     idle_left: i64,
     idle_since: Instant,
     flooded: bool,
+    heads_left: u32,
     section_since: Option<Instant>,
     last_opened: u32,
     unseen: VecDeque<u32>,
@@ -92,6 +101,7 @@ impl Watch {
             idle_left: IDLE_BYTES_MAX,
             idle_since: Instant::now(),
             flooded: false,
+            heads_left: 0,
             section_since: None,
             last_opened: 0,
             unseen: VecDeque::new(),
@@ -159,7 +169,15 @@ impl Seen {
         } else {
             self.spend(frame.length + 9);
         }
-        if self.end == End::Server && frame.kind == kind::HEADERS && frame.stream > self.last_opened {
+        if frame.kind != kind::HEADERS {
+            return;
+        }
+        if self.end == End::Client {
+            match self.heads_left.checked_sub(1) {
+                Some(left) => self.heads_left = left,
+                None => self.flooded = true,
+            }
+        } else if frame.stream > self.last_opened {
             self.last_opened = frame.stream;
             self.turn_left = self.turn_left.saturating_sub(STREAM_BYTES);
             if self.unseen.len() == UNSEEN_MAX {
@@ -180,6 +198,7 @@ impl Seen {
             kind::DATA | kind::CONTINUATION => return self.make_up(frame.length * IDLE_PER_BYTE + IDLE_PER_FRAME),
             kind::HEADERS => {
                 self.make_up(frame.length * IDLE_PER_BYTE + IDLE_PER_FRAME);
+                self.heads_left = (self.heads_left + HEADS_PER_REQUEST).min(HEADS_MAX);
                 FaultKind::HeadTooLarge
             }
             kind::RST_STREAM if frame.code == Some(u32::from(Reason::REFUSED_STREAM)) => FaultKind::Overload,
