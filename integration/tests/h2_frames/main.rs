@@ -7,10 +7,12 @@ mod trace;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use weft_integration::raw::h2::{Event, H2Peer};
+use weft_integration::raw::h2_frame::{code, setting};
 use weft_integration::raw::{Pair, Plan, Protocol};
 
 use crate::rules::{Both, RULES};
-use crate::script::perform;
+use crate::script::{perform, request};
 
 /// Both outcomes without what may differ; `except` is the index of a rule that is left out.
 fn canonical(both: &Both, except: Option<usize>) -> Both {
@@ -57,4 +59,22 @@ async fn exchanges_through_the_mesh_are_those_without_it() {
     for (at, rule) in RULES.iter().enumerate() {
         assert!(performed.iter().any(|(_, both)| !same(both, Some(at))), "nothing needs the rule \"{}\"", rule.name);
     }
+}
+
+/// What servers may take and we do not, by stream: octets that no URI has, which the `http` crate cannot hold, and the
+/// extended CONNECT of RFC 8441, which we do not offer.
+#[tokio::test]
+async fn what_is_not_taken_costs_its_stream_only() {
+    let pair = Pair::start(Plan::mesh(&[Protocol::H2c])).await.unwrap();
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, pair.doors[0].port));
+    let mut client = H2Peer::connect(to, &[]).await.unwrap();
+    let events = client.until(|event| matches!(event, Event::Settings(_))).await.unwrap();
+    let Some(Event::Settings(settings)) = events.last() else { panic!("{events:?}") };
+    assert!(!settings.iter().any(|(id, _)| *id == setting::ENABLE_CONNECT_PROTOCOL), "{settings:?}");
+    for (stream, path) in [(1, "/a<b"), (3, "/a>b"), (5, "/a`b"), (7, "/?a=\"b\"")] {
+        client.send([request(stream, "GET", path, &[], true)]).await.unwrap();
+        let reset = Event::Reset { stream, code: code::PROTOCOL_ERROR };
+        client.until(|event| *event == reset).await.unwrap();
+    }
+    client.synchronise().await.unwrap();
 }

@@ -12,6 +12,9 @@
 //! | drops pseudo-fields in trailers instead of refusing them | harmless: they are gone before trailers are forwarded |
 //! | cuts trailers off at its bound on field lists | our own bound on trailers is far below, so that only a last field larger than it can be lost |
 //! | takes DATA and HEADERS for streams that it has forgotten | answered with STREAM_CLOSED, which its bound on own resets counts |
+//! | resets requests whose path has `<`, `>` or a backtick, or whose query a quotation mark | no URI has them; HTTP/1 clients' are percent-encoded |
+//! | ends the connection for a head in more CONTINUATION frames than its size needs | legal, and no library does it |
+//! | takes extended CONNECT (RFC 8441) once it is offered | it is not |
 //! | counts own resets over a connection's whole life | honest peers cause none; 1,024 of them end the connection |
 
 use std::cell::RefCell;
