@@ -17,7 +17,7 @@ async fn cve_2020_8663_descriptors_run_out() -> anyhow::Result<()> {
     allow_descriptors(2000)?;
     let mut lab = Lab::with(Vec::new(), Plan { descriptors: Some(400), ..ONE_WORKER }).await?;
     let before = Before::of(&mut lab).await?;
-    let bystander = Bystander::start(&lab);
+    let bystander = Bystander::start(&lab).await;
     // The bystander is in.
     sleep(Duration::from_millis(200)).await;
     let mut held = Vec::new();

@@ -79,6 +79,26 @@ impl Lab {
         self.expected[1].extend(inbound.map(owned));
     }
 
+    /// Somebody else is served, and each of `count` clients that have reset their connections has one record for it, here and
+    /// as far as its request had come; nobody else has a fault.
+    pub(crate) async fn settle_after_resets(mut self, count: usize) -> anyhow::Result<()> {
+        self.serves_a_bystander().await?;
+        until("a record for each reset", DEADLINE, || {
+            let faults = |proxy: &Proxy| -> Result<Vec<String>, String> {
+                let all = proxy.records().map_err(|error| format!("{error:#}"))?;
+                Ok(all.iter().map(|record| facts(record).0).filter(|fault| !fault.is_empty()).collect())
+            };
+            let (outbound, inbound) = (faults(self.outbound())?, faults(self.inbound())?);
+            let resets_only = outbound.iter().chain(&inbound).all(|fault| fault == "downstream_reset");
+            if resets_only && outbound.len() == count && inbound.len() <= count {
+                Ok(())
+            } else {
+                Err(format!("{} and {}, of {count}: {outbound:?} {inbound:?}", outbound.len(), inbound.len()))
+            }
+        })
+        .await
+    }
+
     /// All records that were to come have, and no other; and somebody else is served.
     pub(crate) async fn settle(mut self) -> anyhow::Result<()> {
         self.serves_a_bystander().await?;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::{Mutex, MutexGuard};
 use weft_integration::raw::{DEADLINE, Proxy, shown};
 
 use super::lab::{BYSTANDER, HONEST, Lab, until};
@@ -18,8 +19,11 @@ const GROWTH_MAX_KIB: u64 = 32 << 10;
 
 /// How long a bystander may wait in 99 of 100 cases while the attack runs. The aim is 250 ms on a machine of one's own; here
 /// the proxies are not optimised, share two cores with the attackers, the application and often a build, and one worker
-/// makes all handshakes. Ten times that still tells waiting for one's turn from waiting for an attacker.
-const PATIENCE: Duration = Duration::from_millis(2500);
+/// makes all handshakes. This still tells waiting for one's turn from waiting for an attacker, whose shortest bound is 10 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One attack at a time: they are not to wait for each other.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Requests of one bystander under attack that make a percentile.
 const ANSWERS_MIN: usize = 100;
@@ -85,12 +89,14 @@ const POOLED_MAX: usize = 64 + 8;
 
 /// Somebody with a thread and a connection of his own, who asks again and again.
 pub(crate) struct Bystander {
+    _alone: MutexGuard<'static, ()>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<Vec<Duration>>>,
 }
 
 impl Bystander {
-    pub(crate) fn start(lab: &Lab) -> Self {
+    pub(crate) async fn start(lab: &Lab) -> Self {
+        let alone = ALONE.lock().await;
         let (port, stop) = (lab.pair.doors[0].port, Arc::new(AtomicBool::new(false)));
         let stopping = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -108,7 +114,7 @@ impl Bystander {
             }
             Ok(waits)
         });
-        Self { stop, thread }
+        Self { _alone: alone, stop, thread }
     }
 
     /// Ends, accounts for its requests, and judges how long they took.
