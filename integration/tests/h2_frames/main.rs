@@ -32,15 +32,18 @@ fn same(both: &Both, except: Option<usize>) -> bool {
 
 #[tokio::test]
 async fn exchanges_through_the_mesh_are_those_without_it() {
-    let pair = Pair::start(Plan::mesh(&[Protocol::H2c])).await.unwrap();
-    let door = &pair.doors[0];
+    let protocols = [Protocol::H2c, Protocol::Detected];
+    let pair = Pair::start(Plan::mesh(&protocols)).await.unwrap();
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut performed = Vec::new();
     for exchange in exchanges::all() {
-        let direct = perform(&exchange, at(door.backend.port()), &door.backend).await;
+        let backend = &pair.doors[0].backend;
+        let direct = perform(&exchange, at(backend.port()), backend).await;
         assert!(direct.client.failed.is_none() && direct.server.failed.is_none(), "{}: {direct:#?}", exchange.name);
-        let meshed = perform(&exchange, at(door.port), &door.backend).await;
-        performed.push((exchange.name, Both { direct, meshed }));
+        for (door, protocol) in pair.doors.iter().zip(protocols) {
+            let meshed = perform(&exchange, at(door.port), &door.backend).await;
+            performed.push((format!("{}, {protocol:?}", exchange.name), Both { direct: direct.clone(), meshed }));
+        }
     }
     let different: Vec<_> = performed.iter().filter(|(_, both)| !same(both, None)).collect();
     for (name, both) in &different {
