@@ -43,11 +43,16 @@ impl Authority {
 
     /// An identity whose leaf says `uris` and is valid `life` seconds from now on.
     pub(crate) fn identity(&self, id: &str, uris: &[&str], life: i64) -> Arc<Identity> {
+        let names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        self.signed(id, names, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], life)
+    }
+
+    fn signed(&self, id: &str, names: Vec<SanType>, usages: &[ExtendedKeyUsagePurpose], life: i64) -> Arc<Identity> {
         let key = KeyPair::generate().unwrap();
         let now = Clock::start().unix_seconds();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.subject_alt_names = names;
+        params.extended_key_usages = usages.to_vec();
         params.not_before = ::time::OffsetDateTime::from_unix_timestamp(now - 120).unwrap();
         params.not_after = ::time::OffsetDateTime::from_unix_timestamp(now + life).unwrap();
         let leaf: CertificateDer<'static> = params.signed_by(&key, &self.issuer).unwrap().der().clone();
@@ -141,6 +146,33 @@ async fn wrong_servers_are_refused() {
     let foreign = Pair::new(authority.identity(CART, &[CART], 600), web()).shake("spiffe://b/ns/shop/sa/cart").await;
     drop(foreign.0);
     assert_eq!(foreign.1.unwrap_err().upstream_fault(), FaultKind::UpstreamIdentity);
+}
+
+/// Envoy took certificates that were issued for something else.
+#[tokio::test]
+async fn cve_2022_21657_leaves_of_another_purpose_are_refused() {
+    let authority = Authority::new("a");
+    let uri = |id: &str| vec![SanType::URI(id.try_into().unwrap())];
+    let only = |id: &str, usage| authority.signed(id, uri(id), &[usage], 600);
+    let (cart, web) = (authority.identity(CART, &[CART], 600), authority.identity(WEB, &[WEB], 600));
+    let (server, _) = Pair::new(Arc::clone(&cart), only(WEB, ExtendedKeyUsagePurpose::ServerAuth)).shake(CART).await;
+    assert_eq!(server.unwrap_err().downstream_fault(), FaultKind::DownstreamIdentity);
+    for usage in [ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::EmailProtection] {
+        let (_, client) = Pair::new(only(CART, usage), Arc::clone(&web)).shake(CART).await;
+        assert_eq!(client.unwrap_err().upstream_fault(), FaultKind::UpstreamIdentity);
+    }
+}
+
+/// Envoy compared a name of one kind with what was expected of another.
+#[tokio::test]
+async fn cve_2022_21656_names_of_another_kind_are_no_identity() {
+    let authority = Authority::new("a");
+    let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    for name in [SanType::DnsName(WEB.try_into().unwrap()), SanType::Rfc822Name(WEB.try_into().unwrap())] {
+        let client = authority.signed(WEB, vec![name], &both, 600);
+        let (server, _) = Pair::new(authority.identity(CART, &[CART], 600), client).shake(CART).await;
+        assert_eq!(server.unwrap_err().downstream_fault(), FaultKind::DownstreamIdentity);
+    }
 }
 
 #[tokio::test]
