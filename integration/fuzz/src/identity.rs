@@ -26,7 +26,9 @@ pub(crate) fn names(data: &[u8]) {
     }
     if let Ok(token) = text.parse::<JoinToken>() {
         assert_eq!(token.to_string(), text.trim());
-        assert!(!format!("{token:?}").contains(token.secret()), "a secret never shows");
+        // The hash of the root does show; only a made-up secret is the same.
+        let made_up = token.to_string().matches(token.secret()).count() > 1;
+        assert!(made_up || !format!("{token:?}").contains(token.secret()), "a secret never shows");
     }
 }
 

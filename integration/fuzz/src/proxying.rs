@@ -23,7 +23,7 @@ use weft_proxy::io::Stream;
 use crate::reading::assert_harmless;
 
 /// Longer than anything waits: an input that takes this long hangs.
-const HANG: Duration = Duration::from_secs(10);
+const HANG: Duration = Duration::from_secs(30);
 
 /// An upstream that hears nothing for so long closes. Whenever it does, what must hold holds.
 const QUIET: Duration = Duration::from_millis(5);
