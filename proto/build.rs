@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "weft/v1/resources.proto",
     "weft/v1/identity.proto",
     "weft/v1/discovery.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 7] = [
     "weft/v1/config.proto",
     "weft/v1/diagnostics.proto",
     "weft/v1/operator.proto",
+    "weft/v1/names.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use weft_proto::v1::config_server::ConfigServer;
 use weft_proto::v1::diagnostics_server::DiagnosticsServer;
 use weft_proto::v1::identity_server::IdentityServer;
+use weft_proto::v1::names_server::NamesServer;
 use weft_proto::v1::operator_server::OperatorServer;
 use weft_proto::v1::registry_server::RegistryServer;
 use weft_proto::v1::{InstanceStatus, ServiceStatus};
@@ -26,6 +27,7 @@ use crate::api::config::ConfigService;
 use crate::api::diagnostics::DiagnosticsService;
 use crate::api::discovery::DiscoveryService;
 use crate::api::identity::{IdentityService, IssueCounts};
+use crate::api::names::NamesService;
 use crate::api::operator::{OperatorService, Overview};
 use crate::api::registry::RegistryService;
 use crate::bootstrap::ServeArgs;
@@ -81,7 +83,7 @@ pub struct Plane {
     pub shutdown: Shutdown,
 }
 
-/// Behind the TLS door: `Identity`, `Registry`, `Discovery`, `Diagnostics` (Attend). Any of them but `Identity` demands
+/// Behind the TLS door: `Identity`, `Registry`, `Discovery`, `Diagnostics` (Attend), `Names`. Any of them but `Identity` demands
 /// [`crate::api::peer::Peer::of`].
 #[must_use]
 pub fn proxy_services(plane: &Plane) -> Services {
@@ -99,6 +101,7 @@ pub fn proxy_services(plane: &Plane) -> Services {
         .with(RegistryServer::new(registry))
         .with(discovery)
         .with(DiagnosticsServer::new(plane.diagnostics.clone()))
+        .with(NamesServer::new(NamesService::new(plane.registry.clone())))
 }
 
 /// Behind the operators' socket: `Config`, `Operator`, `Diagnostics` (Ask, Proxies).

@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod clock;
 pub mod diagnostics;
 pub mod dial;
+pub mod dns;
 pub mod doors;
 pub mod entropy;
 pub mod exchange;

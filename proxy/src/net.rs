@@ -21,7 +21,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use weft_core::fault::FaultKind;
 
 pub use bind::Bind;
-pub use mark::{dialling, mark_connections};
+pub use mark::{datagrams, dialling, mark_connections};
 pub use shut::{admit, reopen, shut};
 pub use stalls::{LOOK_EVERY, Stalls, Watched};
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use weft_core::snapshot::Snapshot;
 
 use crate::clock::Clock;
+use crate::dns::DnsCounts;
 use crate::feed::FeedStatus;
 use crate::identity::{IdentityWatch, RenewalStatus};
 use crate::net::Admission;
@@ -29,6 +30,8 @@ pub struct Facts {
     pub renewal: Arc<RenewalStatus>,
     /// Counters of traffic.
     pub hub: Hub,
+    /// Of the resolver, if there is one.
+    pub dns: Option<Arc<DnsCounts>>,
     /// Connections.
     pub admission: Arc<Admission>,
     /// Turned on at the start of a drain.
@@ -61,6 +64,9 @@ impl Facts {
 /// Appends all metrics.
 pub fn metrics(facts: &Facts, out: &mut String) {
     facts.hub.render(out);
+    if let Some(dns) = &facts.dns {
+        dns.render(out);
+    }
     head(out, names::PANICS);
     line(out, format_args!("{} {}", names::PANICS.name, crate::panics::count()));
     let mut gauge = |name: &str, help: &str, value: f64| {

@@ -23,6 +23,7 @@ use weft_proto::v1::{RegisterRequest, WorkloadPort};
 use crate::bootstrap::{Role, RunArgs, proof};
 use crate::clock::Clock;
 use crate::diagnostics::attend;
+use crate::dns::{self, DnsCounts, DnsSetup};
 use crate::doors::{Process, serve_admin, serve_status};
 use crate::feed::{Feed, FeedStatus, Resolver, static_config};
 use crate::identity::{
@@ -185,6 +186,20 @@ struct Parts {
 }
 
 impl Parts {
+    /// The resolver that `--dns` asks for.
+    fn resolver_of_names(&self, control_plane: Option<&ControlPlane>) -> anyhow::Result<Option<Arc<DnsCounts>>> {
+        let Some(listen) = self.args.dns else { return Ok(None) };
+        let setup = DnsSetup {
+            listen,
+            resolv_conf: self.args.dns_resolv_conf.clone(),
+            snapshot: Arc::clone(&self.snapshot),
+            control_plane: control_plane.cloned(),
+            identity: self.identity.clone(),
+            clock: self.clock,
+        };
+        dns::start(setup).map(|(counts, _)| Some(counts))
+    }
+
     async fn serve(
         self,
         doors: Vec<(Arc<str>, Bind, Door)>,
@@ -217,6 +232,7 @@ impl Parts {
             application: Arc::default(),
             clock,
         });
+        let dns = self.resolver_of_names(attended.first())?;
         let draining = Arc::new(AtomicBool::new(false));
         let asked_to_drain = Arc::new(Notify::new());
         let facts = Arc::new(Facts {
@@ -226,6 +242,7 @@ impl Parts {
             feed: self.feed.clone(),
             renewal: Arc::clone(&self.renewal),
             hub: hub.clone(),
+            dns,
             admission: Arc::clone(&admission),
             draining: Arc::clone(&draining),
             clock,

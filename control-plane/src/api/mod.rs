@@ -5,6 +5,7 @@ pub mod config;
 pub mod diagnostics;
 pub mod discovery;
 pub mod identity;
+pub mod names;
 pub mod operator;
 pub mod peer;
 pub mod registry;

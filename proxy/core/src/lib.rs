@@ -16,6 +16,7 @@ pub mod intercept;
 pub mod interest;
 pub mod message;
 pub mod model;
+pub mod names;
 pub mod propagate;
 pub mod reuse;
 pub mod snapshot;

@@ -122,6 +122,16 @@ pub struct RunArgs {
     #[arg(long, env = "WEFT_MARK", value_name = "MARK", value_parser = mark)]
     pub mark: Option<NonZeroU32>,
 
+    /// Also a resolver, by UDP and TCP: NAME (own namespace), NAME.NAMESPACE, NAME.NAMESPACE.svc and
+    /// NAME.NAMESPACE.svc.cluster.local have the services' addresses, all else comes from other name servers. For workloads
+    /// whose names nobody else resolves. A resolv.conf can only name port 53; systemd-resolved and dnsmasq any.
+    #[arg(long, env = "WEFT_DNS", value_name = "IP:PORT")]
+    pub dns: Option<SocketAddr>,
+
+    /// Whose name servers --dns asks; followed as it changes. Where the workload's own names this resolver, another file.
+    #[arg(long, env = "WEFT_DNS_RESOLV_CONF", value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub dns_resolv_conf: PathBuf,
+
     /// Worker threads. Default: by the CPU quota, at most 2 for a sidecar, one per core for a gateway.
     #[arg(long, env = "WEFT_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::OnceLock;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, UdpSocket};
 
 /// Of the whole process: a connection that went without it would be redirected into the proxy itself.
 static MARK: OnceLock<NonZeroU32> = OnceLock::new();
@@ -30,4 +30,19 @@ pub fn dialling(to: SocketAddr) -> io::Result<TcpSocket> {
         SockRef::from(&socket).set_mark(mark.get())?;
     }
     Ok(socket)
+}
+
+/// A socket that sends datagrams to `to` alone and receives only its answers, from a port of the kernel's choice.
+///
+/// # Errors
+/// The kernel's.
+pub fn datagrams(to: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    if let Some(mark) = MARK.get() {
+        socket.set_mark(mark.get())?;
+    }
+    socket.set_nonblocking(true)?;
+    // Connecting a datagram socket sends nothing and does not wait.
+    socket.connect(&to.into())?;
+    UdpSocket::from_std(socket.into())
 }

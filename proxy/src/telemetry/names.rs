@@ -44,5 +44,17 @@ pub const BYTES_SENT: Metric = metric("weft_sent_bytes_total", "counter", "body 
 /// Panics, whatever they ended.
 pub const PANICS: Metric =
     metric("weft_panics_total", "counter", "defects of the proxy, each of which ended one connection, stream or task");
+/// Questions to the resolver, by what became of them.
+pub const DNS_QUERIES: Metric = metric(
+    "weft_dns_queries_total",
+    "counter",
+    "questions to the resolver; answered and no_such_name are the mesh's own, the rest says why not",
+);
+/// Datagrams that pretend to be an upstream's answer.
+pub const DNS_STRAYS: Metric = metric(
+    "weft_dns_stray_answers_total",
+    "counter",
+    "datagrams dropped because they answer no question that was sent to an upstream",
+);
 /// Version of this build.
 pub const BUILD_INFO: Metric = metric("weft_build_info", "gauge", "always 1; the labels say what is running");
