@@ -83,8 +83,8 @@ pub struct Plane {
     pub shutdown: Shutdown,
 }
 
-/// Behind the TLS door: `Identity`, `Registry`, `Discovery`, `Diagnostics` (Attend), `Names`. Any of them but `Identity` demands
-/// [`crate::api::peer::Peer::of`].
+/// Behind the TLS door: `Identity`, `Registry`, `Discovery`, `Diagnostics` (Attend), `Names`. Any of them but `Identity`
+/// demands [`crate::api::peer::Peer::of`].
 #[must_use]
 pub fn proxy_services(plane: &Plane) -> Services {
     let (authority, tokens) = (Arc::clone(&plane.authority), Arc::clone(&plane.tokens));

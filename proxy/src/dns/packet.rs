@@ -80,13 +80,9 @@ impl Question {
         if !matches!(self.query.query_class(), DNSClass::IN | DNSClass::ANY) {
             return None;
         }
-        let kind = self.query.query_type();
-        Some(match kind {
-            RecordType::A => Wanted::A,
-            RecordType::AAAA => Wanted::Aaaa,
-            RecordType::ANY => Wanted::Any,
-            _ => Wanted::Other,
-        })
+        let known = [(RecordType::A, Wanted::A), (RecordType::AAAA, Wanted::Aaaa), (RecordType::ANY, Wanted::Any)];
+        let found = known.into_iter().find(|(kind, _)| *kind == self.query.query_type());
+        Some(found.map_or(Wanted::Other, |(_, wanted)| wanted))
     }
 
     /// The answer with these addresses. Without any it says that there is nothing of the kind.
