@@ -140,7 +140,7 @@ mod join {
         let store = Store::new(&directory.path().join("proxy"));
         let run = async |mesh: &Mesh, join_token: Option<&JoinToken>| {
             let kept = store.load(Clock::start().unix_seconds()).unwrap();
-            let proof = Proof { join_token: join_token.cloned(), kept, ignored: false };
+            let proof = Proof { join_token: join_token.cloned(), kept, ignored: None };
             let (identity, failed) = mesh.run(proof, Some(&store)).await;
             (identity.id.to_string(), failed, identity.certified.cert.first().cloned())
         };
@@ -162,6 +162,21 @@ mod join {
         let theirs = Mesh::start(elsewhere.path(), "other.example").await;
         let moved = run(&theirs, Some(&theirs.token_of("cart").await)).await;
         assert_eq!(moved.0, "spiffe://other.example/ns/shop/sa/cart");
+    }
+
+    /// At the start the clock was wrong, so that the identity on disk was no good; its token is spent.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_clock_that_was_wrong_at_the_start_costs_no_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::start(directory.path(), "mesh.example").await;
+        let store = Store::new(&directory.path().join("proxy"));
+        let token = mesh.token().await;
+        let first = mesh.run(Proof { join_token: Some(token.clone()), ..Proof::default() }, Some(&store)).await.0;
+        assert!(store.load(first.not_before - 1).is_err(), "not valid yet");
+        let proof = Proof { join_token: Some(token), kept: None, ignored: Some(store.clone()) };
+        let (again, refused) = mesh.run(proof, None).await;
+        assert_eq!((&again.id, refused), (&first.id, 1));
+        assert_ne!(again.certified.cert, first.certified.cert, "renewed");
     }
 
     /// A token of one mesh must not be shown to another, and an SVID of one opens no door of another.

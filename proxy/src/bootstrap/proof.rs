@@ -33,7 +33,7 @@ pub fn proof(args: &RunArgs, store: Option<&Store>, now: i64) -> anyhow::Result<
             );
         }
     };
-    let ignored = unusable.is_some();
+    let ignored = if unusable.is_some() { store.cloned() } else { None };
     match unusable {
         Some(unusable) if join_token.is_none() => anyhow::bail!("{file}: {unusable}; and {NEEDED}"),
         Some(unusable) => {

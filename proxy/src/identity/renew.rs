@@ -12,7 +12,7 @@ use weft_proto::v1::TrustBundle;
 
 use super::issue::{Authorisation, issue, make_key, read_bundle};
 use super::store::hash_of;
-use super::{ControlPlane, DialError, Identity, IssueError, Kept};
+use super::{ControlPlane, DialError, Identity, IssueError, Kept, Store};
 use crate::clock::Clock;
 use crate::entropy::ThreadEntropy;
 
@@ -33,8 +33,8 @@ pub struct Proof {
     pub join_token: Option<JoinToken>,
     /// The identity of an earlier run.
     pub kept: Option<Kept>,
-    /// One lay there, but was not usable.
-    pub ignored: bool,
+    /// One lay there, but was not usable: it lies here, and may be good after all when the clock was wrong at the start.
+    pub ignored: Option<Store>,
 }
 
 impl Proof {
@@ -50,6 +50,14 @@ impl Proof {
         let kept = self.kept.as_ref()?;
         let anew = self.join_token.as_ref().is_some_and(|token| kept.is_of_another_token(token));
         Some((Arc::new(kept.identity.clone()), anew))
+    }
+
+    /// What was not usable at the start, if it is now.
+    async fn look_again(&self, now: i64) -> Option<Arc<Identity>> {
+        let store = self.ignored.clone()?;
+        let loaded = tokio::task::spawn_blocking(move || store.load(now)).await;
+        let kept = loaded.ok()?.ok()??;
+        Some(Arc::new(kept.identity))
     }
 }
 
@@ -114,7 +122,7 @@ impl RenewError {
 
 /// Obtains the first identity, publishes it, and renews it at half of its life, for ever. One kept of an earlier run is
 /// the first, and is renewed at once, unless another token was given since: then that token, and only when it is refused
-/// what was kept. A failed try is repeated with jittered back-off; the old certificate stays in use until it expires
+/// what was kept. One that was not good at the start is looked at again then: machines begin with a wrong clock. A failed try is repeated with jittered back-off; the old certificate stays in use until it expires
 /// (K1), and after that the token is tried again (K2). Roots that the control plane tells meanwhile by `bundles` are
 /// believed at once, so that old and new ones overlap before anybody's certificate changes (S5). Cancelling loses at most
 /// a certificate that was just issued.
@@ -131,7 +139,7 @@ pub async fn keep_identity(
     let mut key = None;
     let mut due_now = false;
     let mut fallback = None;
-    status.ignored.store(proof.ignored, Ordering::Relaxed);
+    status.ignored.store(proof.ignored.is_some(), Ordering::Relaxed);
     if let Some((kept, anew)) = proof.begin() {
         tracing::info!(id = %kept.id, not_after = kept.not_after, second = anew, "identity of an earlier run");
         if anew {
@@ -169,9 +177,11 @@ pub async fn keep_identity(
                 status.failed.fetch_add(1, Ordering::Relaxed);
                 let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
                 tracing::warn!(%error, retry_in = ?pause, "identity not issued");
-                if error.is_refusal()
-                    && let Some(kept) = fallback.take()
-                {
+                let refused = present.is_none() && error.is_refusal();
+                if refused && fallback.is_none() {
+                    fallback = proof.look_again(clock.unix_seconds()).await;
+                }
+                if refused && let Some(kept) = fallback.take() {
                     tracing::warn!(id = %kept.id, "the join token is no good; going on with the identity of an earlier run");
                     status.not_after.store(kept.not_after, Ordering::Relaxed);
                     identity.send_replace(Some(kept));
