@@ -190,6 +190,19 @@ $docker stop -t 5 "$(container blog-proxy)" >/dev/null
 $docker start "$(container blog-proxy)" >/dev/null
 until_true 60 "all healthy" none_but_healthy
 
+step "engine restarted"
+stop_engine
+start_engine unshare --net dockerd
+network=$(cat "$work/pid")
+inside ip link set lo up
+for one in blog store user-1 user-2 user-3; do
+  [ "$($docker inspect -f '{{.State.Running}}' "$(container $one)")" = false ] || fail "$one did not wait for its redirection"
+done
+compose up --no-build -d >"$work/up.log" 2>&1 || fail "up: $(tail -n 20 "$work/up.log")"
+until_true 120 "all healthy" none_but_healthy
+until_true 30 "an answer of the blog" eval 'get 2>/dev/null | grep -q Ada'
+all_good 30 "after a restart of the engine"
+
 step "down"
 compose down -v --timeout 1 >"$work/down.log" 2>&1 || fail "down: $(tail -n 5 "$work/down.log")"
 [ -z "$($docker ps -aq)" ] || fail "containers are left"

@@ -122,7 +122,31 @@ mod machines {
         restarts(both).await?;
         a_full_disk(both).await?;
         nothing_goes_past_a_proxy_that_is_down(both).await?;
-        leaving_and_coming_back(both).await
+        leaving_and_coming_back(both).await?;
+        other_exclusions(&both.two).await?;
+        a_number_that_is_taken(&both.two).await
+    }
+
+    /// They come into force in one step, under a proxy that goes on.
+    async fn other_exclusions(machine: &Machine) -> anyhow::Result<()> {
+        let pid = "systemctl show -P MainPID weft-proxy";
+        let before = machine.sh(pid).await?;
+        machine.sh("echo WEFT_EXCLUDE_OUTBOUND_PORTS=4321 >>/etc/weft/proxy.env; systemctl reload weft-init").await?;
+        machine.sh("iptables-save -t nat | grep -e '--dport 4321'").await?;
+        assert_eq!(machine.sh(pid).await?, before);
+        Ok(())
+    }
+
+    /// Whose connections would pass unseen.
+    async fn a_number_that_is_taken(machine: &Machine) -> anyhow::Result<()> {
+        let binaries = Binaries::locate()?.find("weft")?;
+        let install = format!("deploy/systemd/install {}", binaries.parent().context("a directory")?.display());
+        machine.sh("systemctl stop weft-proxy; userdel weft-proxy; useradd -u 2113 squatter").await?;
+        let said = machine.output(&install).await?;
+        let error = String::from_utf8_lossy(&said.stderr);
+        anyhow::ensure!(!said.status.success() && error.contains("2113 is squatter"), "{said:?}");
+        machine.sh("echo WEFT_PROXY_UID=$(id -u weft-proxy) >>/etc/weft/proxy.env").await?;
+        machine.sh(&install).await.map(drop)
     }
 
     /// No token is there any more.
