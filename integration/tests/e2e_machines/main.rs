@@ -114,6 +114,11 @@ mod machines {
 
     async fn scenario(both: &mut Two) -> anyhow::Result<()> {
         both.run_the_page().await?;
+        // The record of a connection that came before the identity does not say whose it was.
+        wait_for("the caller's proxy", PATIENCE, || async {
+            both.two.sh("curl -sSf http://127.0.0.1:15020/ready").await.map_err(|error| format!("{error:#}"))
+        })
+        .await?;
         both.answers("the page").await?;
         same_hop(&record(&both.two).await?, &record(&both.one).await?, ("client", "web"))?;
         for machine in [&both.one, &both.two] {
