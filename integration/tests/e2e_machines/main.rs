@@ -205,6 +205,12 @@ mod machines {
     async fn nothing_goes_past_a_proxy_that_is_down(both: &Two) -> anyhow::Result<()> {
         both.two.sh("systemctl stop weft-proxy").await?;
         assert_eq!(both.ask("outbound-leak").await?, 7, "refused");
+        // The machine's own firewall begins with "flush ruleset". systemctl waits for it, not for what follows it.
+        for change in ["start", "reload", "restart", "stop"] {
+            let back = "until iptables-save -t nat | grep -q WEFT_OUTBOUND; do sleep 0.05; done";
+            both.two.sh(&format!("systemctl {change} nftables; timeout 20 bash -c '{back}'")).await?;
+            assert_eq!(both.ask("outbound-leak").await?, 7, "refused after {change}");
+        }
         both.two.sh("systemctl start weft-proxy").await?;
         both.answers("a stop of the caller's proxy").await?;
         both.one.sh("systemctl stop weft-proxy").await?;
