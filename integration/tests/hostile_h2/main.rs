@@ -18,6 +18,8 @@ mod frames;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
+mod links;
+#[cfg(test)]
 mod mesh_tls;
 #[cfg(test)]
 mod resets;

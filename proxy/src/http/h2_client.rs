@@ -18,7 +18,7 @@ use weft_core::translate::{request_to_h2, response_from_h2};
 use super::h2_io::{H2Body, H2Sender, Side};
 use super::h2_watch::{End, Watch};
 use super::keepalive::{InFlight, KeepAlive, Streams};
-use super::limits::{INTERIM_MAX, SMALL_FRAMES_BYTES_MAX};
+use super::limits::{INTERIM_MAX, RESETS_REMEMBERED, RESETS_REMEMBERED_MAX, RESETS_SENT_MAX, SMALL_FRAMES_BYTES_MAX};
 use super::{Body, BodyError, H2Tunnel, HttpLimits, Interim, Request, Response, SendError};
 use crate::io::Stream;
 
@@ -59,6 +59,8 @@ impl H2Client {
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window())
             .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
+            .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
+            .reset_stream_duration(RESETS_REMEMBERED)
             .max_send_buffer_size(super::OUT_BYTES_MAX);
         let watch = Watch::new(End::Client);
         let opening = async {
@@ -113,11 +115,12 @@ impl H2Client {
         self.send.current_max_send_streams()
     }
 
-    /// Whether a new stream can be opened here at all: no GOAWAY seen, connection alive. Says nothing about the limit of
-    /// concurrent streams.
+    /// Whether a new stream can be opened here at all: no GOAWAY seen, connection alive, few streams reset on it. Says
+    /// nothing about the limit of concurrent streams.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         !self.closed.get()
+            && self.watch.resets_sent() < RESETS_SENT_MAX
             && !matches!(
                 self.send.clone().poll_ready(&mut Context::from_waker(std::task::Waker::noop())),
                 Poll::Ready(Err(_))

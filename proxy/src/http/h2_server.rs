@@ -75,6 +75,7 @@ async fn serve<H: Handler + 'static>(
         .initial_connection_window_size(limits.connection_window())
         .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
         .max_pending_accept_reset_streams(limits.pending_resets_max)
+        .max_concurrent_reset_streams(limits.resets_remembered_max)
         .max_send_buffer_size(super::OUT_BYTES_MAX);
     let watch = Watch::new(End::Server);
     let shaking = builder.handshake::<_, Bytes>(watch.over(stream));

@@ -11,7 +11,7 @@
 //! | ends the connection, not the stream, for bytes that no field can have (upper case, CR, LF, NUL) | stricter than RFC 9113 section 8.1.1 asks; left so, nothing of it is forwarded |
 //! | drops pseudo-fields in trailers instead of refusing them | harmless: they are gone before trailers are forwarded |
 //! | cuts trailers off at its bound on field lists | our own bound on trailers is far below, so that only a last field larger than it can be lost |
-//! | takes DATA and HEADERS for streams that it has forgotten | answered with STREAM_CLOSED, which its bound on own resets counts |
+//! | forgets streams that it has reset, and takes what was on its way for them for errors | all are remembered, as connections on which we reset many get no new streams ([`super::limits::RESETS_SENT_MAX`]) |
 //! | resets requests whose path has `<`, `>` or a backtick, or whose query a quotation mark | no URI has them; HTTP/1 clients' are percent-encoded |
 //! | ends the connection for a head in more CONTINUATION frames than its size needs | legal, and no library does it |
 //! | takes extended CONNECT (RFC 8441) once it is offered | it is not |
@@ -87,6 +87,7 @@ struct Seen {
     heads_left: u32,
     section_since: Option<Instant>,
     last_opened: u32,
+    resets_sent: usize,
     unseen: VecDeque<u32>,
     refused: Vec<(u32, FaultKind)>,
 }
@@ -107,6 +108,7 @@ impl Watch {
             heads_left: 0,
             section_since: None,
             last_opened: 0,
+            resets_sent: 0,
             unseen: VecDeque::new(),
             refused: Vec::new(),
         })))
@@ -120,6 +122,11 @@ impl Watch {
     /// Bytes heard from the peer.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.0.borrow().bytes_read
+    }
+
+    /// Streams that we have reset.
+    pub(crate) fn resets_sent(&self) -> usize {
+        self.0.borrow().resets_sent
     }
 
     /// The driver runs again after others have.
@@ -197,6 +204,7 @@ impl Seen {
     }
 
     fn note_outgoing(&mut self, frame: FrameHead) {
+        self.resets_sent = self.resets_sent.saturating_add(usize::from(frame.kind == kind::RST_STREAM));
         let fault = match frame.kind {
             kind::DATA | kind::CONTINUATION => return self.make_up(frame.length * IDLE_PER_BYTE + IDLE_PER_FRAME),
             kind::HEADERS => {

@@ -26,6 +26,17 @@ const ADDED_FIELDS_MAX: usize = 16;
 /// Interim responses relayed for one request. A handful is normal (one 100, some 103); more is an upstream gone wild.
 pub(crate) const INTERIM_MAX: u32 = 32;
 
+/// Streams that we may reset on a connection to a server before new requests go on another one. Peers count resets and end
+/// connections with too many, ours included; whoever cancels must not end a connection that others share.
+pub(crate) const RESETS_SENT_MAX: usize = 1000;
+
+/// Streams that we have reset toward a server and remember: all of them, with those that were open meanwhile. What is on
+/// its way for a forgotten one the crate takes for an error of the peer's, and bears 1,024 of those in a connection's life.
+pub(crate) const RESETS_REMEMBERED_MAX: usize = 2 * RESETS_SENT_MAX;
+
+/// For so long; bytes that take longer would have to wait for more than a hundred full windows on a slow link.
+pub(crate) const RESETS_REMEMBERED: Duration = Duration::from_secs(30);
+
 /// Bounds that apply to one HTTP connection, each with its default.
 #[derive(Clone, Debug)]
 pub struct HttpLimits {
@@ -45,6 +56,9 @@ pub struct HttpLimits {
     pub pending_resets_max: usize,
     /// Streams reset as soon as they are open, beyond as many that were not, before the connection is closed: 500.
     pub premature_resets_max: usize,
+    /// Streams of a downstream that were answered before their request had come, and are remembered for a second: 200. What
+    /// still comes for others counts as an error of the client's.
+    pub resets_remembered_max: usize,
     /// Receive window of one HTTP/2 stream: 128 KiB. That of its connection is as large as those of all its streams
     /// together, so that streams nobody reads never hold up the others.
     pub stream_window: u32,
@@ -69,6 +83,7 @@ impl Default for HttpLimits {
             streams_max: 100,
             pending_resets_max: 20,
             premature_resets_max: 500,
+            resets_remembered_max: 200,
             stream_window: 128 * 1024,
             ping_interval: Duration::from_secs(10),
             ping_servers: false,
@@ -94,6 +109,7 @@ impl HttpLimits {
         Self {
             pending_resets_max,
             premature_resets_max,
+            resets_remembered_max: RESETS_REMEMBERED_MAX,
             message,
             ping_servers: true,
             ping_timeout: Duration::from_secs(3),

@@ -1,0 +1,96 @@
+//! Links between proxies, which honest clients share with hostile ones. Each hostile client stays within what its own
+//! connection bears; all of them together must not end the link for everybody.
+
+use tokio::task::JoinSet;
+use weft_integration::raw::h2::Event;
+use weft_integration::raw::h2_frame::{Frame, code};
+
+use crate::lab::{H2, Lab, Peer, Way, request, status};
+
+/// Streams of one hostile client in vain: few enough for its own connection.
+const VAIN: u32 = 440;
+
+/// Downloads that a hostile client has open at once; of all of them there is room on one link.
+const AT_ONCE: u32 = 20;
+
+/// Of streams in vain: they have reached the other proxy, and are reset there before they are worth anything.
+const VAIN_AT_ONCE: u32 = 2;
+
+/// Requests of an honest client that last as long as the attack, so that they are on the link while it happens.
+async fn begin(lab: &Lab, connections: u32) -> Vec<Peer> {
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        let mut client = lab.client(Way::Outbound, H2, &[]).await;
+        client.send([request(1, "POST", "/", false), Frame::data(1, "half", false)]).await.unwrap();
+        client.synchronise().await.unwrap();
+        clients.push(client);
+    }
+    clients
+}
+
+async fn end(clients: Vec<Peer>) {
+    for mut client in clients {
+        client.send([Frame::data(1, "whole", true)]).await.unwrap();
+        let over = |event: &Event| {
+            matches!(event, Event::Data { end: true, .. } | Event::Headers { end: true, .. } | Event::Reset { .. })
+        };
+        assert_eq!(status(&client.until(over).await.unwrap(), 1), "200", "cut by what somebody else did");
+    }
+}
+
+/// So many streams, new in each round.
+fn streams(count: u32, round: u32) -> impl Iterator<Item = u32> + Clone {
+    (0..count).map(move |n| 1 + 2 * (n + count * round))
+}
+
+#[tokio::test]
+async fn cve_2023_44487_rapid_resets_by_many_clients_of_one_link() {
+    let lab = Lab::open().await;
+    let from = lab.proxy(Way::Mesh).records().unwrap().len();
+    let honest = begin(&lab, 10).await;
+    for _ in 0..6 {
+        let mut attacks = JoinSet::new();
+        for _ in 0..6 {
+            let mut client = lab.client(Way::Outbound, H2, &[]).await;
+            attacks.spawn(async move {
+                for round in 0..VAIN / VAIN_AT_ONCE {
+                    client
+                        .send(streams(VAIN_AT_ONCE, round).map(|id| request(id, "GET", "/hang", true)))
+                        .await
+                        .unwrap();
+                    client.synchronise().await.unwrap();
+                    client.send(streams(VAIN_AT_ONCE, round).map(|id| Frame::reset(id, code::CANCEL))).await.unwrap();
+                }
+                client.synchronise().await.unwrap();
+            });
+        }
+        attacks.join_all().await;
+    }
+    end(honest).await;
+    let ended = lab.proxy(Way::Mesh).records().unwrap().split_off(from);
+    assert!(ended.iter().all(|record| record["fault"] != "flood"), "no link was ended");
+}
+
+/// What is on its way when a client gives a download up comes for a stream that is gone.
+#[tokio::test]
+async fn downloads_that_clients_give_up_do_not_end_a_link() {
+    let lab = Lab::open().await;
+    let honest = begin(&lab, 10).await;
+    for _ in 0..4 {
+        let mut attacks = JoinSet::new();
+        for _ in 0..3 {
+            let mut client = lab.client(Way::Outbound, H2, &[]).await;
+            attacks.spawn(async move {
+                for round in 0..20 {
+                    client.send(streams(AT_ONCE, round).map(|id| request(id, "GET", "/big", true))).await.unwrap();
+                    let last = streams(AT_ONCE, round).last();
+                    let flows = |event: &Event| matches!(event, Event::Data { stream, .. } if Some(*stream) == last);
+                    client.until(flows).await.unwrap();
+                    client.send(streams(AT_ONCE, round).map(|id| Frame::reset(id, code::CANCEL))).await.unwrap();
+                }
+            });
+        }
+        attacks.join_all().await;
+    }
+    end(honest).await;
+}
