@@ -48,8 +48,8 @@ pub(crate) const RULES: [Rule; 12] = [
         name: "a server that resets instead of answering is a bad gateway's",
         apply: |both| each_stream(both, no_answer),
     },
-    // To clients that take NO_ERROR for an end, a cut body would look whole.
-    Rule { name: "a cut body is an error", apply: |both| each_stream(both, cut) },
+    // To clients that take NO_ERROR for an end, a cut body would look whole. The other way round nothing is permitted.
+    Rule { name: "a cut body is an error", apply: |both| both.direct.client.streams.values_mut().for_each(cut) },
     // RFC 9113 section 7: whichever code a client gives, it is no longer interested in the stream, which is what CANCEL says.
     Rule { name: "a client that leaves cancels", apply: |both| each_client_reset(both, code::CANCEL) },
 ];
