@@ -98,7 +98,8 @@ impl Wire {
         sent.with_context(|| format!("sending {}", shown(bytes)))
     }
 
-    /// Sends pieces, each of which arrives for itself.
+    /// Sends pieces with a moment between them, so that nearly every one is read for itself. Nothing tells when the other side
+    /// has read: what a test asserts must hold however the pieces fall together.
     ///
     /// # Errors
     /// As [`Self::send`].

@@ -15,7 +15,7 @@
 //! | resets requests whose path has `<`, `>` or a backtick, or whose query a quotation mark | no URI has them; HTTP/1 clients' are percent-encoded |
 //! | ends the connection for a head in more CONTINUATION frames than its size needs | legal, and no library does it |
 //! | takes extended CONNECT (RFC 8441) once it is offered | it is not |
-//! | counts own resets over a connection's whole life | honest peers cause none; 1,024 of them end the connection |
+//! | counts what it must refuse of a peer over a connection's whole life, and ends it at 1,024 | what was on its way for remembered streams does not count; a client with more uploads answered early within a second than are remembered ([`super::HttpLimits::resets_remembered_max`]) can meet it, and connects again |
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
