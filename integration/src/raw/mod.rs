@@ -6,11 +6,13 @@ mod backend;
 pub mod h2;
 pub mod h2_frame;
 pub mod h2_hpack;
+mod mesh_peer;
 mod pair;
 mod proxy;
 mod wire;
 
 pub use backend::{Backend, Served};
+pub use mesh_peer::mesh_peer;
 pub use pair::{CLIENT_ID, Door, Pair, Plan, Protocol, SERVER_ID};
 pub use proxy::Proxy;
 pub use wire::{DEADLINE, End, Step, Wire, find, shown};

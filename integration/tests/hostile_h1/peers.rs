@@ -1,19 +1,11 @@
 //! Attackers that are no clients of a sidecar: strangers in the clear, a workload that speaks for its own proxy, and whoever
 //! comes to a gateway. Each proxy judges for itself what it is sent.
 
-use std::sync::Arc;
-
 use anyhow::{Context as _, ensure};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use weft_integration::raw::{DEADLINE, End, Pair, Plan, Protocol, Proxy, Wire, find, shown};
+use weft_integration::raw::{DEADLINE, End, Pair, Plan, Protocol, Proxy, Wire, find, mesh_peer, shown};
 
 use super::lab::{BYSTANDER, HONEST, ONE_WORKER, SMUGGLED, is_refusal};
 use super::server::Server;
@@ -137,60 +129,10 @@ async fn inbound_judges_peers_with_an_identity() -> anyhow::Result<()> {
 
 /// Bytes over mutual TLS, as an outbound proxy speaks HTTP/1; what comes back until the end.
 async fn as_a_peer(pair: &Pair, port: u16, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let file = |name: &str| pair.directory.path().join(name);
-    let trust = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&trust))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer(Arc::clone(&trust))))
-        .with_client_auth_cert(
-            CertificateDer::pem_file_iter(file("client.pem"))?.collect::<Result<_, _>>()?,
-            PrivateKeyDer::from_pem_file(file("client.key"))?,
-        )?;
-    config.alpn_protocols = vec![b"weft-h1/1".to_vec()];
     let socket = TcpStream::connect(("127.0.0.1", port)).await?;
-    let mut tls = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("weft.invalid")?, socket).await?;
+    let mut tls = mesh_peer(socket, pair.directory.path(), "weft-h1/1").await?;
     tls.write_all(bytes).await?;
     let mut got = Vec::new();
     timeout(DEADLINE, tls.read_to_end(&mut got)).await.context("it stays open")??;
     Ok(got)
-}
-
-/// The attacker does not care whom he speaks to.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -15,7 +15,7 @@ use weft_integration::assert::wait_for;
 use weft_integration::raw::h2::{Event, H2Peer};
 use weft_integration::raw::h2_frame::{Frame, PREFACE, kind};
 use weft_integration::raw::h2_hpack::block;
-use weft_integration::raw::{DEADLINE, Pair, Plan, Protocol, Proxy};
+use weft_integration::raw::{DEADLINE, Pair, Plan, Protocol, Proxy, mesh_peer};
 
 use crate::apps::{App, Heard};
 
@@ -90,7 +90,7 @@ impl Lab {
         stream.set_nodelay(true).unwrap();
         match way {
             Way::Outbound | Way::Inbound => Box::new(stream),
-            Way::Mesh => Box::new(crate::mesh_tls::handshake(stream, self.pair.directory.path()).await),
+            Way::Mesh => Box::new(mesh_peer(stream, self.pair.directory.path(), "weft-h2/1").await.unwrap()),
         }
     }
 

@@ -20,8 +20,6 @@ mod lab;
 #[cfg(test)]
 mod links;
 #[cfg(test)]
-mod mesh_tls;
-#[cfg(test)]
 mod resets;
 #[cfg(test)]
 mod slow;

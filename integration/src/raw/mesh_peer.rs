@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -11,29 +13,30 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Speaks as the sidecar whose identity is in `directory`, and means to speak HTTP/2 between sidecars.
-pub(crate) async fn handshake(stream: TcpStream, directory: &Path) -> TlsStream<TcpStream> {
-    let chain = CertificateDer::pem_file_iter(directory.join("client.pem")).unwrap();
-    let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_file(directory.join("client.key")).unwrap();
+/// Speaks as the sidecar whose identity is in `directory` (that of a [`super::Pair`]), and offers one protocol of the mesh,
+/// `weft-h1/1` or `weft-h2/1`. Cancelling closes.
+///
+/// # Errors
+/// There is no such identity, or the other side refuses it.
+pub async fn mesh_peer(stream: TcpStream, directory: &Path, protocol: &str) -> anyhow::Result<TlsStream<TcpStream>> {
+    let chain = CertificateDer::pem_file_iter(directory.join("client.pem"))?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(directory.join("client.key"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    config.alpn_protocols = vec![b"weft-h2/1".to_vec()];
-    let name = ServerName::try_from("inbound.test").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+        .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let name = ServerName::try_from("weft.invalid")?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("the handshake")
 }
 
 /// An attacker does not care whom it attacks.
 #[derive(Debug)]
-struct Anybody;
+struct AnyServer(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -51,7 +54,7 @@ impl ServerCertVerifier for Anybody {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
+        Err(rustls::Error::General("sidecars speak TLS 1.3".to_owned()))
     }
 
     fn verify_tls13_signature(
@@ -64,6 +67,6 @@ impl ServerCertVerifier for Anybody {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ED25519]
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
