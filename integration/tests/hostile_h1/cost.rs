@@ -7,6 +7,9 @@ use weft_integration::raw::{Wire, find, shown};
 use super::lab::Lab;
 use super::meter::ran;
 
+/// How pieces are taken together depends on what else runs; a quadratic cost shows each time.
+const ATTEMPTS: usize = 3;
+
 /// Nanoseconds that both proxies need for one request, the least of some.
 async fn cost(lab: &Lab, pieces: &[Vec<u8>]) -> anyhow::Result<u64> {
     let mut least = u64::MAX;
@@ -27,10 +30,16 @@ async fn cost(lab: &Lab, pieces: &[Vec<u8>]) -> anyhow::Result<u64> {
 async fn linear(name: &str, make: impl Fn(usize) -> Vec<Vec<u8>>) -> anyhow::Result<()> {
     let lab = Lab::start().await?;
     cost(&lab, &make(1)).await?;
-    let (once, twice) = (cost(&lab, &make(1)).await?, cost(&lab, &make(2)).await?);
-    // What is too little to be told from the cost of any request proves nothing, and is none.
-    ensure!(twice < 3_000_000 || twice <= 3 * once, "{name}: {once} ns, and {twice} ns for twice as much");
-    Ok(())
+    let mut seen = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let (once, twice) = (cost(&lab, &make(1)).await?, cost(&lab, &make(2)).await?);
+        // What is too little to be told from the cost of any request proves nothing, and is none.
+        if twice < 3_000_000 || twice <= 3 * once {
+            return Ok(());
+        }
+        seen.push((once, twice));
+    }
+    anyhow::bail!("{name}: nanoseconds for so much and for twice as much: {seen:?}")
 }
 
 fn head(lines: &str) -> Vec<u8> {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use weft_integration::raw::{DEADLINE, Plan, Wire, find, shown};
 
 use super::lab::{BYSTANDER, HONEST, Lab, ONE_WORKER};
-use super::meter::{Before, Bystander, allow_descriptors, ran};
+use super::meter::{Before, Bystander, allow_descriptors};
 
 /// More clients than descriptors, each with a request that needs another one upstream. Who was let in is served, who comes
 /// waits at the door, the proxy does not spin, and when they leave it goes on.
@@ -28,20 +28,21 @@ async fn cve_2020_8663_descriptors_run_out() -> anyhow::Result<()> {
     }
     let mut late = lab.client().await?;
     late.send(BYSTANDER).await?;
-    let (from, begun) = (ran(lab.outbound())?, Instant::now());
+    // The bystander's requests cost time of their own, so a proxy that spins is known by how often its listeners look again.
+    let pauses = async |lab: &Lab| lab.outbound().metric("weft_accept_paused_total", &[]).await;
+    let (from, begun) = (pauses(&lab).await?, Instant::now());
     sleep(Duration::from_secs(2)).await;
-    let share = (ran(lab.outbound())? - from) as f64 / begun.elapsed().as_nanos() as f64;
-    ensure!(share < 0.2, "{share} of a processor while accepting is paused");
+    let (paused, looks_max) = (pauses(&lab).await? - from, 8.0 * begun.elapsed().as_secs_f64() / 0.05);
+    ensure!(paused > 0.0, "a pause is counted");
+    ensure!(paused <= looks_max, "{paused} attempts to accept in {:?}: no more than {looks_max}", begun.elapsed());
     ensure!(late.received().is_empty(), "there was a place: {}", shown(late.received()));
-    ensure!(lab.outbound().metric("weft_accept_paused_total", &[]).await? > 0.0, "the pause is counted");
     before.is_bounded(&lab)?;
     bystander.end(&mut lab).await?;
     for wire in held {
         wire.reset()?;
     }
-    let begun = Instant::now();
     late.read_bytes(HONEST.len()).await?;
-    ensure!(late.received() == HONEST && begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    ensure!(late.received() == HONEST, "{}", shown(late.received()));
     before.is_back(&lab).await?;
     lab.serves_a_bystander().await?;
     let overloads = lab.outbound().records()?.into_iter().filter(|record| record["fault"] == "overload").count();
