@@ -15,8 +15,8 @@ use weft_core::propagate::peer::drop_client_identity;
 
 use super::h1_client::H1ResponseBody;
 use super::h1_server::H1RequestBody;
-use super::h2_io::{H2Body, H2Sender};
-use super::keepalive::InFlight;
+use super::h2_io::H2Body;
+use super::rest::RequestRest;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -169,29 +169,6 @@ impl Body {
             Self::H1Request(body) => body.framing(),
             Self::H1Response(body) => body.framing(),
             Self::H2(body) => body.framing(),
-        }
-    }
-}
-
-/// What is left of a request after the whole response to it. The two directions of an exchange end each for itself.
-pub(crate) enum RequestRest {
-    /// To a server that keeps its connection.
-    H1(H1ResponseBody),
-    /// On a stream, which counts as in flight until then.
-    H2 {
-        /// The rest itself.
-        sender: Box<H2Sender>,
-        /// Ends with it.
-        _held: Option<InFlight>,
-    },
-}
-
-impl RequestRest {
-    /// Moves it until the client has ended it or left, or the server wants no more of it.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        match self {
-            Self::H1(body) => body.poll_rest(cx),
-            Self::H2 { sender, .. } => sender.poll(cx),
         }
     }
 }

@@ -361,6 +361,11 @@ impl H1ResponseBody {
         self.ended && self.home.is_some()
     }
 
+    /// Bytes written to the server on this connection so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.conn.borrow().written()
+    }
+
     /// After the end of the response: sends what is left of the request. Ready when all of it was sent, or the server
     /// closed.
     ///

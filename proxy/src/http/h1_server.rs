@@ -20,9 +20,10 @@ use weft_core::h1::{BodyEncoder, BodyFault, HeadFault, RequestParser, encode_res
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, ResponseHead, Version};
 use weft_core::translate::response_for_h1;
 
-use super::body::{RequestRest, Sent};
+use super::body::Sent;
 use super::conn::{Broken, Conn, Shared};
 use super::limits::{OUT_BYTES_MAX, TURN_BYTES_MAX};
+use super::rest::RequestRest;
 use super::{
     Body, BodyError, ExchangeEnd, Frame, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
     refusal_response,
@@ -299,7 +300,8 @@ impl<H: Handler> Server<'_, H> {
 
     /// After a response that was complete before its request: the rest of the request goes to the server still.
     async fn send_rest(&self, rest: Option<RequestRest>) -> Result<(), BodyError> {
-        let Some(mut rest) = rest else { return Ok(()) };
+        let Some(rest) = rest else { return Ok(()) };
+        let mut rest = rest.within(self.limits.rest_timeout);
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(sent) = rest.poll(cx) {

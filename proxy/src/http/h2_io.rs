@@ -16,8 +16,9 @@ use weft_core::h1::Limits;
 use weft_core::message::BodyFraming;
 use weft_core::translate::{trailers_from_h2, trailers_to_h2};
 
-use super::body::{RequestRest, Sent};
+use super::body::Sent;
 use super::keepalive::InFlight;
+use super::rest::RequestRest;
 use super::{Body, BodyError, Frame};
 
 /// Which peer sends the body.

@@ -22,12 +22,13 @@ use weft_core::h1::HeadFault;
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, Version};
 use weft_core::translate::{request_from_h2, response_to_h2};
 
-use super::body::{RequestRest, Sent};
+use super::body::Sent;
 use super::h1_server::head_fault;
 use super::h2_io::{H2Body, H2Sender, Side};
 use super::h2_watch::{End, Watch, Watched};
 use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
 use super::limits::SMALL_FRAMES_BYTES_MAX;
+use super::rest::RequestRest;
 use super::{
     Body, BodyError, ExchangeEnd, H2Tunnel, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
     refusal_response,
@@ -262,7 +263,7 @@ async fn exchange<H: Handler>(
     let interim = Interim::h2(respond);
     let Some((response, ticket)) = handled(head, body, &interim, handler).await else { return Left::Reset };
     let Some(respond) = interim.into_h2() else { return Left::Otherwise };
-    let (sent, outcome) = answer(response, head_only, respond, connect, (ticket, handler)).await;
+    let (sent, outcome) = answer(response, head_only, respond, connect, (limits, ticket, handler)).await;
     let fault = outcome.as_ref().and_then(|(_, error)| error.map(|e| e.fault));
     if let Some((ticket, _)) = outcome {
         let Sent { bytes, grpc_status } = sent;
@@ -293,7 +294,7 @@ async fn answer<H: Handler>(
     head_only: bool,
     mut respond: SendResponse<Bytes>,
     connect: Option<RecvStream>,
-    (ticket, handler): (H::Ticket, &H),
+    (limits, ticket, handler): (&HttpLimits, H::Ticket, &H),
 ) -> (Sent, Option<(H::Ticket, Option<BodyError>)>) {
     let Response { head, mut body, upgrade, refused } = response;
     if refused {
@@ -319,27 +320,34 @@ async fn answer<H: Handler>(
     }
     if empty {
         rest = rest.or_else(|| body.take_rest());
-        finish_request(rest, &mut send).await;
-        return (Sent::default(), Some((ticket, None)));
+        let stopped = finish_request(rest, &mut send, limits).await;
+        return (Sent::default(), Some((ticket, stopped)));
     }
     let mut sender = H2Sender::new(send, body, Side::Downstream);
     let outcome = poll_fn(|cx| sender.poll(cx)).await;
     let sent = sender.sent();
-    if outcome.is_ok() {
+    let mut error = outcome.err();
+    if error.is_none() {
         rest = rest.or_else(|| sender.take_rest());
-        finish_request(rest, &mut sender.into_stream()).await;
+        error = finish_request(rest, &mut sender.into_stream(), limits).await;
     }
-    (sent, Some((ticket, outcome.err())))
+    (sent, Some((ticket, error)))
 }
 
-/// After a whole response the client may go on with its request (RFC 9113 section 8.1), unless the server stops it.
-async fn finish_request(rest: Option<RequestRest>, downstream: &mut SendStream<Bytes>) {
-    let Some(mut rest) = rest else { return };
-    let outcome = poll_fn(|cx| rest.poll(cx)).await;
+/// After a whole response the client may go on with its request (RFC 9113 section 8.1), unless the server stops it or
+/// nothing of it moves. Gives what is to be recorded: the client has all that it asked for, whatever becomes of the rest.
+async fn finish_request(
+    rest: Option<RequestRest>,
+    downstream: &mut SendStream<Bytes>,
+    limits: &HttpLimits,
+) -> Option<BodyError> {
+    let mut rest = rest?.within(limits.rest_timeout);
+    let error = poll_fn(|cx| rest.poll(cx)).await.err()?;
     // Dropping the stream says NO_ERROR, as most servers do.
-    if let Err(BodyError { fault: FaultKind::UpstreamReset, reset: Some(reason) }) = outcome
+    if let BodyError { fault: FaultKind::UpstreamReset, reset: Some(reason) } = error
         && reason != Reason::NO_ERROR
     {
         downstream.send_reset(reason);
     }
+    Some(error).filter(|error| error.fault == FaultKind::IdleTimeout)
 }

@@ -50,6 +50,9 @@ pub struct HttpLimits {
     pub drain_bytes_max: u64,
     /// How long such a body, or the peer's end of a connection we close, is waited for: 2 s.
     pub linger_timeout: Duration,
+    /// What is left of a request after the whole response may stand still for so long: 60 s, what servers give a body by
+    /// default (nginx `client_body_timeout`).
+    pub rest_timeout: Duration,
     /// Concurrent streams a downstream may open: 100.
     pub streams_max: u32,
     /// Resets of streams not accepted yet before the connection is closed for rapid reset: 20.
@@ -80,6 +83,7 @@ impl Default for HttpLimits {
             idle_timeout: Duration::from_secs(600),
             drain_bytes_max: 64 * 1024,
             linger_timeout: Duration::from_secs(2),
+            rest_timeout: Duration::from_secs(60),
             streams_max: 100,
             pending_resets_max: 20,
             premature_resets_max: 500,

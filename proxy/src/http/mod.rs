@@ -24,6 +24,7 @@ mod keepalive;
 mod limits;
 mod out;
 mod respond;
+mod rest;
 mod upgrade;
 
 #[cfg(test)]

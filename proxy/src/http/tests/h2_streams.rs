@@ -19,8 +19,9 @@ use crate::http::HttpLimits;
 
 const HI: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
-async fn connect(proxy: &Proxy) -> SendRequest<Bytes> {
+pub(super) async fn connect(proxy: &Proxy) -> SendRequest<Bytes> {
     let socket = TcpStream::connect(proxy.address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
     let (send, connection) = h2::client::handshake(socket).await.unwrap();
     spawn_local(async move {
         // How it ends is each test's own business.
@@ -29,11 +30,11 @@ async fn connect(proxy: &Proxy) -> SendRequest<Bytes> {
     send.ready().await.unwrap()
 }
 
-fn request(method: Method) -> Request<()> {
+pub(super) fn request(method: Method) -> Request<()> {
     Request::builder().method(method).uri("http://a/p").body(()).unwrap()
 }
 
-async fn body_of(mut recv: RecvStream) -> Result<(String, Option<HeaderMap>), h2::Error> {
+pub(super) async fn body_of(mut recv: RecvStream) -> Result<(String, Option<HeaderMap>), h2::Error> {
     let mut all = Vec::new();
     while let Some(data) = recv.data().await {
         let data = data?;
@@ -44,7 +45,7 @@ async fn body_of(mut recv: RecvStream) -> Result<(String, Option<HeaderMap>), h2
 }
 
 /// An HTTP/2 upstream that runs `script` on each stream.
-async fn h2_upstream<S, F>(script: S) -> std::net::SocketAddr
+pub(super) async fn h2_upstream<S, F>(script: S) -> std::net::SocketAddr
 where
     S: Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Clone + 'static,
     F: Future<Output = ()> + 'static,

@@ -4,4 +4,5 @@ mod connections;
 mod floods;
 mod h1_messages;
 mod h2_streams;
+mod rest;
 mod support;

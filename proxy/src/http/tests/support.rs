@@ -86,7 +86,9 @@ impl Forward {
 
     async fn connect(&self, to: SocketAddr) -> Result<Stream, FaultKind> {
         self.opened.set(self.opened.get() + 1);
-        Ok(Stream::plain(TcpStream::connect(to).await.map_err(|_| FaultKind::ConnectFailed)?))
+        let socket = TcpStream::connect(to).await.map_err(|_| FaultKind::ConnectFailed)?;
+        socket.set_nodelay(true).map_err(|_| FaultKind::ConnectFailed)?;
+        Ok(Stream::plain(socket))
     }
 
     async fn forward(&self, mut request: Request, interim: &Interim) -> Result<Response, FaultKind> {
@@ -183,6 +185,7 @@ pub(super) async fn proxy(downstream: Proto, upstream: Option<(SocketAddr, Proto
             let (forward, list, limits, signal) =
                 (Rc::clone(&forward), Rc::clone(&list), Rc::clone(&limits), signal.clone());
             spawn_local(async move {
+                socket.set_nodelay(true).unwrap();
                 let stream = Stream::plain(socket);
                 let end = match downstream {
                     Proto::H1 => serve_h1(stream, &limits, signal, &*forward).await,
