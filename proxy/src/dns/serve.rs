@@ -28,6 +28,9 @@ const QUESTION_BYTES_MAX: usize = 4096;
 /// How long to wait after the kernel refused to accept or receive.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How often the kernel may choose a port before one must be free for both protocols.
+const KERNEL_CHOICES: usize = 10;
+
 /// One address by UDP and TCP.
 #[derive(Debug)]
 pub(super) struct Sockets {
@@ -37,9 +40,16 @@ pub(super) struct Sockets {
 }
 
 pub(super) fn bind(address: SocketAddr) -> io::Result<Sockets> {
-    let udp = StdUdp::bind(address)?;
+    let both = || -> io::Result<(StdUdp, StdListener)> {
+        let udp = StdUdp::bind(address)?;
+        let tcp = StdListener::bind(udp.local_addr()?)?;
+        Ok((udp, tcp))
+    };
+    // What the kernel chooses for datagrams may be somebody's port for connections.
+    let attempts = if address.port() == 0 { KERNEL_CHOICES } else { 1 };
+    let bound = (1..attempts).find_map(|_| both().ok());
+    let (udp, tcp) = bound.map_or_else(both, Ok)?;
     let address = udp.local_addr()?;
-    let tcp = StdListener::bind(address)?;
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
     Ok(Sockets { address, udp: UdpSocket::from_std(udp)?, tcp: TcpListener::from_std(tcp)? })
