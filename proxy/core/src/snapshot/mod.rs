@@ -158,6 +158,11 @@ impl Snapshot {
         self.resolutions.values().map(AsRef::as_ref)
     }
 
+    /// All endpoints, also those whose service is not known (yet), in no particular order.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.values().flat_map(|set| set.values())
+    }
+
     /// Endpoints whose service is not known (yet).
     pub fn pending_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.iter().filter(|(key, _)| !self.services.contains_key(*key)).flat_map(|(_, set)| set.values())

@@ -4,7 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::model::{Resource, ResourceId, ServiceKey, Upsert, Verdict};
+use crate::model::{Resolution, Resource, ResourceId, ServiceKey, Upsert, Verdict};
+use crate::snapshot::Snapshot;
+
+/// Of what is in force at a version that is not known: older than any.
+const UNKNOWN: u64 = 0;
 
 /// Versions in force.
 #[derive(Debug, Default)]
@@ -22,6 +26,21 @@ struct HeldService {
 }
 
 impl Held {
+    /// All that a snapshot has, at versions unknown.
+    pub(super) fn in_force(snapshot: &Snapshot) -> Self {
+        let mut held = Self { mesh: snapshot.mesh().map(|_| UNKNOWN), ..Self::default() };
+        for service in snapshot.services() {
+            held.services.entry(service.service.key.clone()).or_default().version = Some(UNKNOWN);
+        }
+        for endpoint in snapshot.endpoints() {
+            let service = held.services.entry(endpoint.service.clone()).or_default();
+            service.endpoints.insert(Arc::clone(&endpoint.id), UNKNOWN);
+        }
+        let answers = snapshot.resolutions().map(|answer| (answer.address, (UNKNOWN, leads_to(answer))));
+        held.resolutions = answers.collect();
+        held
+    }
+
     /// Takes a resource into force; `false` if this version or a newer one is in force already.
     pub(super) fn accept(&mut self, upsert: &Upsert) -> bool {
         let version = upsert.version;
@@ -43,11 +62,7 @@ impl Held {
             Resource::Resolution(resolution) => {
                 let accepted = newer(self.resolutions.get(&resolution.address).map(|(version, _)| *version));
                 if accepted {
-                    let leads_to = match &resolution.verdict {
-                        Verdict::Found { service, .. } => Some(service.clone()),
-                        Verdict::Denied { .. } | Verdict::Unknown => None,
-                    };
-                    self.resolutions.insert(resolution.address, (version, leads_to));
+                    self.resolutions.insert(resolution.address, (version, leads_to(resolution)));
                 }
                 accepted
             }
@@ -108,6 +123,13 @@ impl Held {
         let resolutions =
             self.resolutions.iter().map(|(address, (version, _))| (ResourceId::Resolution(*address), *version));
         mesh.into_iter().chain(services).chain(resolutions)
+    }
+}
+
+fn leads_to(resolution: &Resolution) -> Option<ServiceKey> {
+    match &resolution.verdict {
+        Verdict::Found { service, .. } => Some(service.clone()),
+        Verdict::Denied { .. } | Verdict::Unknown => None,
     }
 }
 

@@ -20,6 +20,7 @@ use weft_proto::v1::{self, discovery_request::Message as Request, discovery_resp
 
 use crate::model::decode::{self, Refusal, name_of};
 use crate::model::{DecodedUpdate, Resource, ResourceId, ServiceKey, Upsert, Verdict};
+use crate::snapshot::Snapshot;
 use held::Held;
 
 /// Withdrawn addresses remembered for one stream; beyond it a reconnect settles what they were for.
@@ -203,6 +204,21 @@ impl Subscriber {
     /// The stream is gone. What is held stays held.
     pub fn handle_disconnected(&mut self) {
         self.stream = None;
+    }
+
+    /// The shell was cut off at an unknown point, between learning something and having it in force: what is in force is
+    /// all that is held, at versions unknown, so that the next stream completes and corrects it. What is wanted stays
+    /// wanted; what nothing wants is for [`Subscriber::poll_step`].
+    pub fn handle_defect(&mut self, in_force: &Snapshot) {
+        self.stream = None;
+        self.dropped.clear();
+        self.held = Held::in_force(in_force);
+        self.revision = in_force.revision();
+        let unwanted = in_force.resolutions().map(|answer| answer.address);
+        for address in unwanted.filter(|address| !self.wants.contains(&Want::Address(*address))) {
+            self.dropped.extend(self.held.remove_resolution(address));
+        }
+        self.collect(None);
     }
 
     /// A message of the server; `Some` is to be applied. Kinds that this build does not know give `None`.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::snapshot::apply;
 
 type Known = BTreeMap<(i32, String), (u64, v1::resource::Body)>;
 
@@ -199,6 +200,7 @@ struct World {
     up: VecDeque<v1::DiscoveryRequest>,
     down: VecDeque<v1::DiscoveryResponse>,
     applied: BTreeMap<(i32, String), u64>,
+    snapshot: Snapshot,
     connected: bool,
 }
 
@@ -218,6 +220,7 @@ enum Action {
     Repeat,
     Cut,
     Connect,
+    Defect,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -237,6 +240,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Repeat),
         1 => Just(Action::Cut),
         2 => Just(Action::Connect),
+        1 => Just(Action::Defect),
     ]
 }
 
@@ -248,6 +252,7 @@ impl World {
             up: VecDeque::new(),
             down: VecDeque::new(),
             applied: BTreeMap::new(),
+            snapshot: Snapshot::empty(),
             connected: false,
         }
     }
@@ -292,6 +297,7 @@ impl World {
             }
             Action::Cut => self.cut(),
             Action::Connect => self.connect(),
+            Action::Defect => self.defect(),
         }
         if self.connected && self.server.open {
             let update = self.server.push();
@@ -315,6 +321,16 @@ impl World {
         self.proxy.handle_disconnected();
     }
 
+    /// The shell is cut off after it read a message and before what it says is in force.
+    fn defect(&mut self) {
+        if let Some(message) = self.down.pop_front() {
+            drop(self.proxy.handle_response(message));
+        }
+        self.cut();
+        self.proxy.handle_defect(&self.snapshot);
+        self.applied.values_mut().for_each(|version| *version = 0);
+    }
+
     fn proxy_reads(&mut self) {
         let Some(message) = self.down.pop_front() else { return };
         match self.proxy.handle_response(message) {
@@ -336,6 +352,7 @@ impl World {
             let before = self.applied.insert(named(&upsert.resource.id()), upsert.version);
             assert!(before.is_none_or(|before| before < upsert.version), "{upsert:?} after {before:?}");
         }
+        self.snapshot = apply(&self.snapshot, step.update.clone());
         self.proxy.handle_applied(step);
     }
 
@@ -380,6 +397,9 @@ proptest! {
         let held: BTreeMap<_, _> = world.proxy.held.list().map(|(id, version)| (name_of(&id), version)).collect::<Vec<_>>()
             .into_iter().map(|(name, version)| ((name.kind, name.name), version)).collect();
         prop_assert_eq!(&world.applied, &held, "what is told in Hello is what is in force");
+        world.proxy.handle_defect(&world.snapshot);
+        let in_force: BTreeSet<_> = world.proxy.held.list().map(|(id, _)| name_of(&id)).map(|name| (name.kind, name.name)).collect();
+        prop_assert_eq!(in_force, world.applied.into_keys().collect(), "what is in force is known after a defect");
     }
 }
 
