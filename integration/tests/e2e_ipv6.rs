@@ -50,3 +50,23 @@ fn captured_and_secured(backend: &str, proof: &str) -> anyhow::Result<()> {
         Ok(())
     })
 }
+
+/// Goal: an instance is called where its application listens, also in a mesh of both families.
+#[test]
+fn an_application_that_listens_on_ipv4_only_is_called_there() -> anyhow::Result<()> {
+    let listen = "[python3, -m, http.server, '8080', --bind, 0.0.0.0]";
+    let server = format!("- {{name: server, command: {listen}, ports: [{{port: 8080, protocol: http}}]}}\n");
+    let client = "- {name: client, command: [sleep, infinity]}\n";
+    with_mesh(&format!("ipv6: true\napps:\n{server}{client}"), async |mesh| {
+        let expected = format!("{}:8080", mesh.instance("server-0")?.address);
+        // There is no such page, which is an answer, too. Enough for a second endpoint to get some.
+        for n in 0..8 {
+            let url = format!("http://server:8080/none{n}");
+            mesh.stdout("client-0", &["curl", "-sS", "--max-time", "20", &url]).await?;
+            let outbound = record(mesh, "client-0", &[("path", json!(format!("/none{n}")))]).await?;
+            anyhow::ensure!(text(&outbound, "upstream_address")? == expected, "{outbound}");
+            anyhow::ensure!((&outbound["status"], &outbound["attempts"]) == (&json!(404), &json!(1)), "{outbound}");
+        }
+        Ok(())
+    })
+}

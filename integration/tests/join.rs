@@ -25,8 +25,9 @@ mod join {
     };
     use weft_proxy::application::Application;
     use weft_proxy::clock::Clock;
-    use weft_proxy::identity::{ControlPlane, Identity, Proof, RenewalStatus, Store, keep_identity, keep_on_disk};
-    use weft_proxy::registration::keep_registered;
+    use weft_proxy::identity::{ControlPlane, Identity, IdentityKeeper, Proof, RenewalStatus, Store, keep_on_disk};
+    use weft_proxy::registration::{Registrar, keep_registered};
+    use weft_proxy::supervise::Supervisor;
 
     /// Longer than anything here takes; only a failing test waits for it.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -84,10 +85,11 @@ mod join {
             let (_bundles, told) = watch::channel(None);
             let mut tasks = tokio::task::JoinSet::new();
             if let Some(store) = store {
-                let (store, token, status) = (store.clone(), proof.token_sha256(), Arc::clone(&status));
-                tasks.spawn(keep_on_disk(store, token, identity.clone(), status));
+                tasks.spawn(keep_on_disk(store.clone(), identity.clone(), Arc::clone(&status)));
             }
-            tasks.spawn(keep_identity(control_plane, proof, Clock::start(), sender, told, Arc::clone(&status)));
+            let mut keeper =
+                IdentityKeeper::new(control_plane, proof, Clock::start(), sender, told, Arc::clone(&status));
+            tasks.spawn(async move { match keeper.run().await {} });
             let done = async {
                 loop {
                     let held = identity.borrow().clone();
@@ -140,7 +142,7 @@ mod join {
         let store = Store::new(&directory.path().join("proxy"));
         let run = async |mesh: &Mesh, join_token: Option<&JoinToken>| {
             let kept = store.load(Clock::start().unix_seconds()).unwrap();
-            let proof = Proof { join_token: join_token.cloned(), kept, ignored: None };
+            let proof = Proof { join_token: join_token.cloned(), kept, ..Proof::default() };
             let (identity, failed) = mesh.run(proof, Some(&store)).await;
             (identity.id.to_string(), failed, identity.certified.cert.first().cloned())
         };
@@ -158,10 +160,34 @@ mod join {
         assert_eq!(run(&mesh, Some(&web)).await.0, of("web"));
         let refused = run(&mesh, Some(&cart)).await;
         assert_eq!((refused.0, refused.1), (of("web"), 1));
+        // So does one of another mesh, whose root is not this control plane's; it is not taken for the one in use.
         let elsewhere = tempfile::tempdir().unwrap();
         let theirs = Mesh::start(elsewhere.path(), "other.example").await;
+        let stranger = theirs.token_of("cart").await;
+        for _ in 0..2 {
+            let misfit = run(&mesh, Some(&stranger)).await;
+            assert_eq!((misfit.0, misfit.1), (of("web"), 1));
+        }
         let moved = run(&theirs, Some(&theirs.token_of("cart").await)).await;
         assert_eq!(moved.0, "spiffe://other.example/ns/shop/sa/cart");
+    }
+
+    /// The token is good for one use, and the process ended between the certificate and the disk.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_crash_while_joining_costs_no_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let mesh = Mesh::start(directory.path(), "mesh.example").await;
+        let store = Store::new(&directory.path().join("proxy"));
+        let token = mesh.token().await;
+        let joining = || Proof { join_token: Some(token.clone()), joining: Some(store.clone()), ..Proof::default() };
+        let lost = mesh.run(joining(), None).await;
+        assert!(kept_in(&store).is_none(), "nothing but its key is on the disk");
+        let again = mesh.run(joining(), Some(&store)).await;
+        assert_eq!((&again.0.id, again.1), (&lost.0.id, 0));
+        assert_eq!(again.0.private_key, lost.0.private_key, "a use is spent on a key");
+        let refused =
+            mesh.run(Proof { kept: store.load(Clock::start().unix_seconds()).unwrap(), ..joining() }, None).await;
+        assert_eq!((&refused.0.id, refused.1), (&lost.0.id, 0), "renewed: the token is the one in use");
     }
 
     /// At the start the clock was wrong, so that the identity on disk was no good; its token is spent.
@@ -173,7 +199,7 @@ mod join {
         let token = mesh.token().await;
         let first = mesh.run(Proof { join_token: Some(token.clone()), ..Proof::default() }, Some(&store)).await.0;
         assert!(store.load(first.not_before - 1).is_err(), "not valid yet");
-        let proof = Proof { join_token: Some(token), kept: None, ignored: Some(store.clone()) };
+        let proof = Proof { join_token: Some(token), ignored: Some(store.clone()), ..Proof::default() };
         let (again, refused) = mesh.run(proof, None).await;
         assert_eq!((&again.id, refused), (&first.id, 1));
         assert_ne!(again.certified.cert, first.certified.cert, "renewed");
@@ -267,8 +293,8 @@ mod join {
         let (_ready, ready) = watch::channel(true);
         let (stop, stopping) = watch::channel(false);
         let control_plane = ControlPlane::new(&mesh.listen);
-        let keeping = keep_registered(control_plane, identity, request, Arc::clone(&application), ready, stopping);
-        let keeping = tokio::spawn(keeping);
+        let registrar = Registrar::new(control_plane, identity, request, Arc::clone(&application), ready);
+        let keeping = tokio::spawn(keep_registered(Supervisor::default(), registrar, stopping));
         let until = async |expected: Option<bool>, revision: u64| {
             let known = || mesh.plane.registry.read(|index| index.instance("shop", "cart-1").map(|one| one.ready));
             let waiting = async {

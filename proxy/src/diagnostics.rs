@@ -4,6 +4,7 @@
 //! its one document. The number of open questions is bounded.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,11 +37,12 @@ pub async fn attend(
     instance_id: Arc<str>,
     process: Process,
     clock: Clock,
-) {
+) -> Infallible {
     let mut backoff = BACKOFF_MIN;
     loop {
-        let Ok(present) = identity.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
-        let Some(present) = present else { return };
+        let present = identity.wait_for(Option::is_some).await.ok().and_then(|held| held.clone());
+        // Nobody will have one any more: the process ends.
+        let Some(present) = present else { return std::future::pending().await };
         let begun = clock.now();
         if let Err(error) = attend_once(&control_plane, &present, &instance_id, &process).await {
             tracing::debug!(%error, "diagnostics stream ended");

@@ -32,6 +32,7 @@ pub mod report;
 pub mod run;
 pub mod runtime;
 pub mod site;
+pub mod supervise;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;

@@ -1,10 +1,11 @@
 //! Keeps this workload's instance in the registry for as long as the process lives.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tonic::Code;
 use tonic::transport::Channel;
 use weft_proto::v1::registry_client::RegistryClient;
@@ -13,6 +14,7 @@ use weft_proto::v1::{DeregisterRequest, RegisterRequest, RenewRequest, ReportRea
 use crate::application::Application;
 use crate::identity::{ControlPlane, DialError, IdentityWatch};
 use crate::net::{DELIVERY_V4, DELIVERY_V6, dialling};
+use crate::supervise::{Supervisor, Task};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -44,70 +46,111 @@ impl From<tonic::Status> for RegistrationError {
     }
 }
 
-/// Registers, renews at a third of the lease, registers again when the control plane forgot, reports the instance as ready
-/// once `proxy_ready` says so and every declared port of the application accepts a connection, and as not ready when
-/// `application` seems to be gone, until it is back; deregisters when `stop` turns true, and returns. Failures are retried with jittered back-off. Cancelling leaves the lease to expire.
-pub async fn keep_registered(
-    control_plane: ControlPlane,
-    identity: IdentityWatch,
-    request: RegisterRequest,
-    application: Arc<Application>,
-    proxy_ready: watch::Receiver<bool>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let request = Arc::new(request);
-    let mut readiness = Readiness::of(&request, application, proxy_ready);
-    let mut backoff = BACKOFF_MIN;
-    loop {
-        let mut registered = false;
-        let session = session(&control_plane, identity.clone(), &request, &mut readiness, &mut registered);
-        tokio::select! {
-            ended = session => {
-                let Err(error) = ended;
-                tracing::warn!(%error, "registration interrupted");
-                // It was registered: what interrupts that is no reason to stay away longer than before.
-                if registered {
-                    backoff = BACKOFF_MIN;
-                }
-            }
-            _ = stop.wait_for(|stop| *stop) => break,
-        }
-        let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
-        backoff = (backoff * 2).min(BACKOFF_MAX);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => break,
-        }
+/// Keeps an instance registered until `stop` turns true; then takes it out. Cancelling leaves the lease to expire.
+pub async fn keep_registered(supervisor: Supervisor, registrar: Registrar, mut stop: watch::Receiver<bool>) {
+    let registrar = Arc::new(Mutex::new(registrar));
+    let keeping = supervisor.keep(Task::Registration, || {
+        let registrar = Arc::clone(&registrar);
+        async move { registrar.lock().await.run().await }
+    });
+    tokio::select! {
+        never = keeping => match never {},
+        _ = stop.wait_for(|stop| *stop) => {}
     }
-    if let Err(error) = deregister(&control_plane, identity, &request.instance_id).await {
+    let registrar = registrar.lock().await;
+    if let Err(error) = registrar.deregister().await {
         tracing::warn!(%error, "not deregistered; the lease will expire");
     }
 }
 
-/// One connection's worth of renewals; only ever ends with an error.
-async fn session(
-    control_plane: &ControlPlane,
+/// What a sidecar tells the registry of its workload.
+#[derive(Debug)]
+pub struct Registrar {
+    control_plane: ControlPlane,
     identity: IdentityWatch,
-    request: &RegisterRequest,
-    readiness: &mut Readiness,
-    registered: &mut bool,
-) -> Result<std::convert::Infallible, RegistrationError> {
-    let mut client = dial(control_plane, identity).await?;
-    let mut seconds = call(client.register(request.clone())).await?.lease_seconds;
-    *registered = true;
-    tracing::info!(instance = %request.instance_id, lease = seconds, "registered");
-    // What the control plane remembers may be of before an outage.
-    report(&mut client, &request.instance_id, readiness.ready).await?;
-    loop {
-        let renew_in = Duration::from_secs(seconds.max(1).into()) / 3;
-        tokio::select! {
-            ready = readiness.changed() => {
-                report(&mut client, &request.instance_id, ready).await?;
-                tracing::info!(instance = %request.instance_id, ready, "readiness reported");
+    /// Its addresses are, once the application serves, those that it listens on.
+    request: RegisterRequest,
+    readiness: Readiness,
+}
+
+impl Registrar {
+    /// `proxy_ready` says when the proxy may have traffic, `application` whether the workload seems to be gone.
+    #[must_use]
+    pub fn new(
+        control_plane: ControlPlane,
+        identity: IdentityWatch,
+        request: RegisterRequest,
+        application: Arc<Application>,
+        proxy_ready: watch::Receiver<bool>,
+    ) -> Self {
+        let readiness = Readiness::of(&request, application, proxy_ready);
+        Self { control_plane, identity, request, readiness }
+    }
+
+    /// Registers, renews at a third of the lease, registers again when the control plane forgot, reports the instance as
+    /// ready once the proxy is and every declared port of the application accepts a connection, at the addresses where
+    /// they do, and as not ready when the application seems to be gone, until it is back. Failures are retried with
+    /// jittered back-off. It can be run again, also when a panic ended it.
+    pub async fn run(&mut self) -> Infallible {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let mut registered = false;
+            let Err(error) = self.session(&mut registered).await;
+            tracing::warn!(%error, "registration interrupted");
+            // It was registered: what interrupts that is no reason to stay away longer than before.
+            if registered {
+                backoff = BACKOFF_MIN;
             }
-            () = tokio::time::sleep(renew_in) => {
-                seconds = call(client.renew(RenewRequest { instance_id: request.instance_id.clone() })).await?.lease_seconds;
+            tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// One connection's worth of renewals; only ever ends with an error.
+    async fn session(&mut self, registered: &mut bool) -> Result<Infallible, RegistrationError> {
+        let mut client = dial(&self.control_plane, self.identity.clone()).await?;
+        let mut seconds = self.register(&mut client).await?;
+        *registered = true;
+        // What the control plane remembers may be of before an outage.
+        self.report(&mut client).await?;
+        loop {
+            let renew_in = Duration::from_secs(seconds.max(1).into()) / 3;
+            tokio::select! {
+                () = self.readiness.changed() => {
+                    if self.readiness.ready && self.request.addresses != self.readiness.listening() {
+                        self.request.addresses = self.readiness.listening();
+                        seconds = self.register(&mut client).await?;
+                    }
+                    self.report(&mut client).await?;
+                    tracing::info!(instance = %self.request.instance_id, ready = self.readiness.ready, "readiness reported");
+                }
+                () = tokio::time::sleep(renew_in) => {
+                    let renew = RenewRequest { instance_id: self.request.instance_id.clone() };
+                    seconds = call(client.renew(renew)).await?.lease_seconds;
+                }
             }
+        }
+    }
+
+    async fn register(&self, client: &mut RegistryClient<Channel>) -> Result<u32, RegistrationError> {
+        let lease = call(client.register(self.request.clone())).await?.lease_seconds;
+        tracing::info!(instance = %self.request.instance_id, addresses = ?self.request.addresses, lease, "registered");
+        Ok(lease)
+    }
+
+    async fn report(&self, client: &mut RegistryClient<Channel>) -> Result<(), RegistrationError> {
+        let (instance_id, ready) = (self.request.instance_id.clone(), self.readiness.ready);
+        call(client.report_readiness(ReportReadinessRequest { instance_id, ready })).await?;
+        Ok(())
+    }
+
+    async fn deregister(&self) -> Result<(), RegistrationError> {
+        let request = DeregisterRequest { instance_id: self.request.instance_id.clone() };
+        let dialling = dial(&self.control_plane, self.identity.clone());
+        let mut client = tokio::time::timeout(CALL_TIMEOUT, dialling).await??;
+        match call(client.deregister(request)).await {
+            Err(RegistrationError::Refused(status)) if status.code() == Code::NotFound => Ok(()),
+            other => other.map(drop),
         }
     }
 }
@@ -127,16 +170,13 @@ async fn call<T>(
     Ok(tokio::time::timeout(CALL_TIMEOUT, call).await??.into_inner())
 }
 
-async fn report(client: &mut RegistryClient<Channel>, instance_id: &str, ready: bool) -> Result<(), RegistrationError> {
-    let report = ReportReadinessRequest { instance_id: instance_id.to_owned(), ready };
-    call(client.report_readiness(report)).await?;
-    Ok(())
-}
-
-/// Whether the instance may have traffic, over all sessions.
+/// Whether the instance may have traffic, and where, over all sessions.
+#[derive(Debug)]
 struct Readiness {
     ready: bool,
     addresses: Vec<IpAddr>,
+    /// Those of the addresses where every port accepts connections.
+    listening: Vec<IpAddr>,
     ports: Vec<u16>,
     application: Arc<Application>,
     proxy_ready: watch::Receiver<bool>,
@@ -144,23 +184,45 @@ struct Readiness {
 
 impl Readiness {
     fn of(request: &RegisterRequest, application: Arc<Application>, proxy_ready: watch::Receiver<bool>) -> Self {
-        let addresses = request.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        let addresses: Vec<_> = request.addresses.iter().filter_map(|text| text.parse().ok()).collect();
         let ports = request.ports.iter().filter_map(|port| u16::try_from(port.port).ok()).collect();
-        Self { ready: false, addresses, ports, application, proxy_ready }
+        Self { ready: false, listening: addresses.clone(), addresses, ports, application, proxy_ready }
     }
 
-    /// Waits for the next change; gives what it is now. Cancelling loses nothing.
-    async fn changed(&mut self) -> bool {
+    /// As the registry spells them.
+    fn listening(&self) -> Vec<String> {
+        self.listening.iter().map(ToString::to_string).collect()
+    }
+
+    /// Waits for the next change. Cancelling loses nothing.
+    async fn changed(&mut self) {
         if self.ready {
-            while !self.application.seems_gone() {
-                tokio::time::sleep(GONE_LOOK).await;
-            }
+            self.while_serving().await;
         } else {
             self.serving().await;
             self.application.accepted();
+            self.ready = true;
         }
-        self.ready = !self.ready;
-        self.ready
+    }
+
+    /// Waits until the application seems to be gone, or listens on another of its addresses.
+    async fn while_serving(&mut self) {
+        while !self.application.seems_gone() {
+            // Only what has refused so far is tried; an application that serves sees nothing of it.
+            let silent: Vec<_> = self.addresses.iter().filter(|one| !self.listening.contains(one)).copied().collect();
+            let more = listening(&silent, &self.ports).await;
+            if !more.is_empty() {
+                self.listening = self
+                    .addresses
+                    .iter()
+                    .filter(|one| self.listening.contains(one) || more.contains(one))
+                    .copied()
+                    .collect();
+                return;
+            }
+            tokio::time::sleep(GONE_LOOK).await;
+        }
+        self.ready = false;
     }
 
     /// Waits until the proxy is ready and every declared port of the application accepts a connection.
@@ -169,34 +231,29 @@ impl Readiness {
             std::future::pending::<()>().await;
         }
         for port in &self.ports {
-            while !listens(&self.addresses, *port).await {
+            while listening(&self.addresses, &[*port]).await.is_empty() {
                 tokio::time::sleep(LISTEN_POLL).await;
             }
         }
+        let found = listening(&self.addresses, &self.ports).await;
+        // One port here and another there: then each address is needed for something.
+        self.listening = if found.is_empty() { self.addresses.clone() } else { found };
     }
 }
 
-async fn deregister(
-    control_plane: &ControlPlane,
-    identity: IdentityWatch,
-    instance_id: &str,
-) -> Result<(), RegistrationError> {
-    let request = DeregisterRequest { instance_id: instance_id.to_owned() };
-    let mut client = tokio::time::timeout(CALL_TIMEOUT, dial(control_plane, identity)).await??;
-    match call(client.deregister(request)).await {
-        Err(RegistrationError::Refused(status)) if status.code() == Code::NotFound => Ok(()),
-        other => other.map(drop),
-    }
-}
-
-/// Tries each address. From the address that delivery to the application uses, so that the try is not itself captured.
-async fn listens(addresses: &[IpAddr], port: u16) -> bool {
-    for address in addresses {
-        if try_connect(SocketAddr::new(*address, port)).await.is_ok() {
-            return true;
+/// The addresses on which each of the ports accepts a connection. Tried from the address that delivery to the application
+/// uses, so that the try is not itself captured.
+async fn listening(addresses: &[IpAddr], ports: &[u16]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    'addresses: for address in addresses {
+        for port in ports {
+            if try_connect(SocketAddr::new(*address, *port)).await.is_err() {
+                continue 'addresses;
+            }
         }
+        found.push(*address);
     }
-    false
+    found
 }
 
 async fn try_connect(to: SocketAddr) -> std::io::Result<()> {
@@ -207,4 +264,46 @@ async fn try_connect(to: SocketAddr) -> std::io::Result<()> {
     }
     tokio::time::timeout(Duration::from_secs(1), socket.connect(to)).await??;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use weft_proto::v1::WorkloadPort;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Goal: only where the application listens is it an endpoint, and where it listens later, later.
+    #[tokio::test]
+    async fn an_application_is_ready_at_the_addresses_where_it_listens() {
+        let (first, second) = ("127.0.0.1", "127.0.0.9");
+        let listener = TcpListener::bind((first, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let request = RegisterRequest {
+            addresses: vec![first.to_owned(), second.to_owned()],
+            ports: vec![WorkloadPort { port: port.into(), ..WorkloadPort::default() }],
+            ..RegisterRequest::default()
+        };
+        let (_ready, ready) = watch::channel(true);
+        let application = Arc::new(Application::default());
+        let mut readiness = Readiness::of(&request, Arc::clone(&application), ready);
+        let mut next = async |ready: bool, addresses: &[&str]| {
+            tokio::time::timeout(PATIENCE, readiness.changed()).await.expect("a change");
+            assert_eq!(
+                (readiness.ready, readiness.listening()),
+                (ready, addresses.iter().map(ToString::to_string).collect())
+            );
+        };
+        next(true, &[first]).await;
+        let other = TcpListener::bind((second, port)).unwrap();
+        next(true, &[first, second]).await;
+        drop(listener);
+        (0..3).for_each(|_| application.refused());
+        next(false, &[first, second]).await;
+        next(true, &[second]).await;
+        drop(other);
+    }
 }

@@ -13,6 +13,7 @@ use crate::dns::DnsCounts;
 use crate::feed::FeedStatus;
 use crate::identity::{IdentityWatch, RenewalStatus};
 use crate::net::Admission;
+use crate::supervise::Supervisor;
 use crate::telemetry::{Hub, head, line, names};
 
 /// Where the answers come from.
@@ -34,6 +35,8 @@ pub struct Facts {
     pub dns: Option<Arc<DnsCounts>>,
     /// Connections.
     pub admission: Arc<Admission>,
+    /// Keeps the tasks beside the traffic.
+    pub supervisor: Supervisor,
     /// Turned on at the start of a drain.
     pub draining: Arc<AtomicBool>,
     /// The clock.
@@ -69,6 +72,10 @@ pub fn metrics(facts: &Facts, out: &mut String) {
     }
     head(out, names::PANICS);
     line(out, format_args!("{} {}", names::PANICS.name, crate::panics::count()));
+    head(out, names::TASK_RESTARTS);
+    for (task, count) in facts.supervisor.restarts() {
+        line(out, format_args!("{}{{task=\"{}\"}} {count}", names::TASK_RESTARTS.name, task.name()));
+    }
     let mut gauge = |name: &str, help: &str, value: f64| {
         // Writing to a String does not fail.
         write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n").unwrap_or_default();

@@ -13,7 +13,8 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::JoinHandle;
 use weft_core::model::{ListenerRole, ListenerSpec};
 use weft_core::snapshot::Snapshot;
 use weft_core::sync::Want;
@@ -27,13 +28,14 @@ use crate::dns::{self, DnsCounts, DnsSetup};
 use crate::doors::{Process, serve_admin, serve_status};
 use crate::feed::{Feed, FeedStatus, Resolver, static_config};
 use crate::identity::{
-    ControlPlane, DialError, IdentityWatch, MaterialPaths, RenewalStatus, Store, keep_identity, keep_on_disk,
+    ControlPlane, DialError, IdentityKeeper, IdentityWatch, MaterialPaths, RenewalStatus, Store, keep_on_disk,
 };
 use crate::net::{Admission, Bind, mark_connections};
-use crate::registration::keep_registered;
+use crate::registration::{Registrar, keep_registered};
 use crate::report::{Facts, dump, metrics};
 use crate::runtime::worker::{InboundRules, OpenConnections, Shared, Timeouts};
 use crate::runtime::{Door, Listening, Setup, start};
+use crate::supervise::{Supervisor, Task};
 use crate::telemetry::{AccessLog, Hub, LogTarget};
 
 /// Connections from downstream at most, in total; the descriptor limit is raised to carry it.
@@ -98,7 +100,17 @@ async fn run_static(args: RunArgs, log: crate::log::LogControl) -> anyhow::Resul
     let door = |spec: ListenerSpec| (spec.name, Bind::Address(spec.address), door_of(spec.role));
     let doors: Vec<_> = setup.listeners.into_iter().map(door).collect();
     let resolver = Resolver::offline(Arc::clone(&snapshot));
-    let process = Parts { args, log, snapshot, resolver, identity: watch, feed: None, renewal: Arc::default(), clock };
+    let process = Parts {
+        args,
+        log,
+        snapshot,
+        resolver,
+        identity: watch,
+        feed: None,
+        renewal: Arc::default(),
+        supervisor: Supervisor::default(),
+        clock,
+    };
     process.serve(doors, Vec::new(), None).await
 }
 
@@ -123,13 +135,15 @@ async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<
     let wants = args.service.iter().map(|target| Want::Service(target.service.clone()));
     let feed = Feed::new(Arc::clone(&snapshot), &instance_id, wants, clock);
     let (resolver, status, bundles) = (feed.resolver(), feed.status(), feed.bundle());
-    let keeping = store
-        .map(|store| tokio::spawn(keep_on_disk(store, proof.token_sha256(), identity.clone(), Arc::clone(&renewal))));
-    let mut tasks = vec![
-        tokio::spawn(keep_identity(control_plane.clone(), proof, clock, publish, bundles, Arc::clone(&renewal))),
-        tokio::spawn(follow(feed, control_plane.clone(), identity.clone())),
-    ];
-    tasks.extend(keeping);
+    let supervisor = Supervisor::default();
+    let keeper = IdentityKeeper::new(control_plane.clone(), proof, clock, publish, bundles, Arc::clone(&renewal));
+    let mut tasks =
+        vec![keep_identity(&supervisor, keeper), follow(&supervisor, feed, control_plane.clone(), identity.clone())];
+    if let Some(store) = store {
+        let (identity, renewal) = (identity.clone(), Arc::clone(&renewal));
+        let keeping = move || keep_on_disk(store.clone(), identity.clone(), Arc::clone(&renewal));
+        tasks.push(supervisor.spawn(Task::Storage, keeping));
+    }
     let doors = match args.role {
         Role::Sidecar => vec![
             ("outbound".into(), Bind::Address(args.outbound_listen), Door::Outbound),
@@ -142,8 +156,8 @@ async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<
         }
     };
     let registration = (args.role == Role::Sidecar)
-        .then(|| Registration { control_plane: control_plane.clone(), request: register_request(&args, &instance_id) });
-    let mut parts = Parts { args, log, snapshot, resolver, identity, feed: Some(status), renewal, clock };
+        .then(|| Workload { control_plane: control_plane.clone(), request: register_request(&args, &instance_id) });
+    let mut parts = Parts { args, log, snapshot, resolver, identity, feed: Some(status), renewal, supervisor, clock };
     parts.args.instance_id = Some(instance_id);
     let outcome = parts.serve(doors, vec![control_plane], registration).await;
     for task in tasks.drain(..) {
@@ -152,23 +166,35 @@ async fn run_mesh(args: RunArgs, log: crate::log::LogControl) -> anyhow::Result<
     outcome
 }
 
-/// Keeps the discovery stream; each connection uses the identity of its moment.
-async fn follow(feed: Feed, control_plane: ControlPlane, identity: IdentityWatch) {
-    let connect = || {
-        let (control_plane, mut identity) = (control_plane.clone(), identity.clone());
-        async move {
-            let held = identity.wait_for(Option::is_some).await.ok().and_then(|held| held.clone());
-            match held {
-                Some(held) => control_plane.dial(&held).await,
-                None => std::future::pending::<Result<_, DialError>>().await,
-            }
-        }
-    };
-    match feed.run(connect).await {}
+fn keep_identity(supervisor: &Supervisor, keeper: IdentityKeeper) -> JoinHandle<()> {
+    let keeper = Arc::new(Mutex::new(keeper));
+    supervisor.spawn(Task::Identity, move || {
+        let keeper = Arc::clone(&keeper);
+        async move { match keeper.lock().await.run().await {} }
+    })
 }
 
-/// What a sidecar says of its workload.
-struct Registration {
+/// Keeps the discovery stream; each connection uses the identity of its moment.
+fn follow(supervisor: &Supervisor, feed: Feed, control_plane: ControlPlane, identity: IdentityWatch) -> JoinHandle<()> {
+    let feed = Arc::new(Mutex::new(feed));
+    supervisor.spawn(Task::Discovery, move || {
+        let (feed, control_plane, identity) = (Arc::clone(&feed), control_plane.clone(), identity.clone());
+        let connect = move || {
+            let (control_plane, mut identity) = (control_plane.clone(), identity.clone());
+            async move {
+                let held = identity.wait_for(Option::is_some).await.ok().and_then(|held| held.clone());
+                match held {
+                    Some(held) => control_plane.dial(&held).await,
+                    None => std::future::pending::<Result<_, DialError>>().await,
+                }
+            }
+        };
+        async move { match feed.lock().await.run(connect).await {} }
+    })
+}
+
+/// What a sidecar says of its workload, and to whom.
+struct Workload {
     control_plane: ControlPlane,
     request: RegisterRequest,
 }
@@ -182,6 +208,7 @@ struct Parts {
     identity: IdentityWatch,
     feed: Option<Arc<FeedStatus>>,
     renewal: Arc<RenewalStatus>,
+    supervisor: Supervisor,
     clock: Clock,
 }
 
@@ -192,6 +219,7 @@ impl Parts {
         let setup = DnsSetup {
             listen,
             resolv_conf: self.args.dns_resolv_conf.clone(),
+            supervisor: self.supervisor.clone(),
             snapshot: Arc::clone(&self.snapshot),
             control_plane: control_plane.cloned(),
             identity: self.identity.clone(),
@@ -204,7 +232,7 @@ impl Parts {
         self,
         doors: Vec<(Arc<str>, Bind, Door)>,
         attended: Vec<ControlPlane>,
-        registration: Option<Registration>,
+        registration: Option<Workload>,
     ) -> anyhow::Result<()> {
         let args = &self.args;
         let instance_id: Arc<str> = args.instance_id.as_deref().unwrap_or("static").into();
@@ -244,6 +272,7 @@ impl Parts {
             hub: hub.clone(),
             dns,
             admission: Arc::clone(&admission),
+            supervisor: self.supervisor.clone(),
             draining: Arc::clone(&draining),
             clock,
         });
@@ -259,15 +288,17 @@ impl Parts {
         })
         .context("worker threads")?;
         let (stop, stopping) = watch::channel(false);
-        let registered = registration.map(|registration| {
-            let Registration { control_plane, request } = registration;
-            let ready = ready_watch(Arc::clone(&facts));
+        let registered = registration.map(|Workload { control_plane, request }| {
+            let ready = ready_watch(&self.supervisor, &facts);
             let application = Arc::clone(&shared.application);
-            tokio::spawn(keep_registered(control_plane, self.identity.clone(), request, application, ready, stopping))
+            let registrar = Registrar::new(control_plane, self.identity.clone(), request, application, ready);
+            tokio::spawn(keep_registered(self.supervisor.clone(), registrar, stopping))
         });
         for control_plane in attended {
-            let (identity, instance_id) = (self.identity.clone(), Arc::clone(&instance_id));
-            tokio::spawn(attend(control_plane, identity, instance_id, process.clone(), clock));
+            let (identity, instance_id, process) = (self.identity.clone(), Arc::clone(&instance_id), process.clone());
+            self.supervisor.spawn(Task::Diagnostics, move || {
+                attend(control_plane.clone(), identity.clone(), Arc::clone(&instance_id), process.clone(), clock)
+            });
         }
         let mut signals = Signals::new()?;
         // Listening, not ready: a control plane that is away must not hold up the start of a machine.
@@ -345,14 +376,18 @@ fn process(facts: &Arc<Facts>, asked_to_drain: &Arc<Notify>, log: crate::log::Lo
 }
 
 /// Turns true once the proxy is ready for the first time.
-fn ready_watch(facts: Arc<Facts>) -> watch::Receiver<bool> {
+fn ready_watch(supervisor: &Supervisor, facts: &Arc<Facts>) -> watch::Receiver<bool> {
     let (say, ready) = watch::channel(false);
-    tokio::spawn(async move {
-        while facts.readiness().is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let facts = Arc::clone(facts);
+    supervisor.spawn(Task::Readiness, move || {
+        let (facts, say) = (Arc::clone(&facts), say.clone());
+        async move {
+            while facts.readiness().is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            say.send_replace(true);
+            say.closed().await;
         }
-        say.send_replace(true);
-        say.closed().await;
     });
     ready
 }

@@ -41,7 +41,7 @@ pub fn proof(args: &RunArgs, store: Option<&Store>, now: i64) -> anyhow::Result<
         }
         None => anyhow::ensure!(join_token.is_some() || kept.is_some(), NEEDED),
     }
-    Ok(Proof { join_token, kept, ignored })
+    Ok(Proof { join_token, kept, ignored, joining: store.cloned() })
 }
 
 fn join_token(args: &RunArgs) -> anyhow::Result<Option<JoinToken>> {

@@ -24,6 +24,7 @@ use weft_core::snapshot::Snapshot;
 
 use crate::clock::Clock;
 use crate::identity::{ControlPlane, IdentityWatch};
+use crate::supervise::{Supervisor, Task};
 use lookup::Lookup;
 use resolver::Resolver;
 use upstreams::Upstreams;
@@ -43,6 +44,8 @@ pub struct DnsSetup {
     pub control_plane: Option<ControlPlane>,
     /// Says the workload's namespace.
     pub identity: IdentityWatch,
+    /// Keeps it going.
+    pub supervisor: Supervisor,
     /// The clock.
     pub clock: Clock,
 }
@@ -53,7 +56,7 @@ pub struct DnsSetup {
 /// # Errors
 /// Whatever the kernel says of the address.
 pub fn start(setup: DnsSetup) -> anyhow::Result<(Arc<DnsCounts>, SocketAddr)> {
-    let DnsSetup { listen, resolv_conf, snapshot, control_plane, identity, clock } = setup;
+    let DnsSetup { listen, resolv_conf, snapshot, control_plane, identity, supervisor, clock } = setup;
     let sockets = serve::bind(listen).with_context(|| format!("--dns: cannot listen on {listen}"))?;
     let own = sockets.address;
     // Without a control plane nobody says which namespace this is; files that need none mean the usual one.
@@ -65,9 +68,12 @@ pub fn start(setup: DnsSetup) -> anyhow::Result<(Arc<DnsCounts>, SocketAddr)> {
     let upstreams = Upstreams::new(&resolv_conf, own);
     let resolver = Arc::new(Resolver::new(lookup, upstreams, identity, usual));
     let counts = resolver.counts();
-    tokio::spawn(Arc::clone(&resolver).follow_upstreams());
-    tokio::spawn(serve::datagrams(Arc::clone(&resolver), sockets.udp));
-    tokio::spawn(serve::streams(resolver, sockets.tcp));
+    let (udp, tcp) = (Arc::new(sockets.udp), Arc::new(sockets.tcp));
+    let follower = Arc::clone(&resolver);
+    supervisor.spawn(Task::Dns, move || Arc::clone(&follower).follow_upstreams());
+    let answerer = Arc::clone(&resolver);
+    supervisor.spawn(Task::Dns, move || serve::datagrams(Arc::clone(&answerer), Arc::clone(&udp)));
+    supervisor.spawn(Task::Dns, move || serve::streams(Arc::clone(&resolver), Arc::clone(&tcp)));
     tracing::info!(address = %own, "--dns: answering");
     Ok((counts, own))
 }

@@ -56,8 +56,8 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<Sockets> {
 }
 
 /// Answers datagrams.
-pub(super) async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
-    let (socket, places) = (Arc::new(socket), Arc::new(Semaphore::new(UDP_UNDER_WAY_MAX)));
+pub(super) async fn datagrams(resolver: Arc<Resolver>, socket: Arc<UdpSocket>) {
+    let places = Arc::new(Semaphore::new(UDP_UNDER_WAY_MAX));
     let mut buffer = vec![0; QUESTION_BYTES_MAX];
     loop {
         let (packet, client) = match socket.recv_from(&mut buffer).await {
@@ -88,7 +88,7 @@ pub(super) async fn datagrams(resolver: Arc<Resolver>, socket: UdpSocket) {
 }
 
 /// Answers connections.
-pub(super) async fn streams(resolver: Arc<Resolver>, listener: TcpListener) {
+pub(super) async fn streams(resolver: Arc<Resolver>, listener: Arc<TcpListener>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };

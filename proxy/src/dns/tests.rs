@@ -42,6 +42,7 @@ fn resolver() -> (Arc<DnsCounts>, SocketAddr) {
     .unwrap();
     let snapshot = crate::feed::static_config::load(&file).unwrap().snapshot;
     let setup = DnsSetup {
+        supervisor: Supervisor::default(),
         listen: "127.0.0.1:0".parse().unwrap(),
         resolv_conf: "/nonexistent/resolv.conf".into(),
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),

@@ -72,6 +72,25 @@ impl From<tonic::Status> for FeedError {
     }
 }
 
+/// An open stream. However it ends, askers know at once.
+struct Open {
+    status: Arc<FeedStatus>,
+    clock: Clock,
+}
+
+impl Open {
+    fn new(status: Arc<FeedStatus>, clock: Clock) -> Self {
+        status.welcomed(clock.now());
+        Self { status, clock }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.status.lost(self.clock.now());
+    }
+}
+
 impl Feed {
     /// `instance_id` as registered, or empty; `wants` are subscribed for good (a gateway's services).
     #[must_use]
@@ -112,17 +131,18 @@ impl Feed {
     }
 
     /// Keeps a stream open for as long as it is polled, with jittered back-off. `connect` makes a channel to the control
-    /// plane; it is awaited while nothing else depends on it. Cancelling ends the stream and keeps the snapshot.
-    pub async fn run<F, E>(mut self, mut connect: impl FnMut() -> F) -> Infallible
+    /// plane; it is awaited while nothing else depends on it. Cancelling ends the stream and keeps the snapshot. It can be
+    /// run again, also when a panic ended it somewhere: it begins with what is in force, and forgets no subscription.
+    pub async fn run<F, E>(&mut self, mut connect: impl FnMut() -> F) -> Infallible
     where
         F: Future<Output = Result<Channel, E>>,
         E: Display,
     {
+        self.begin();
         let mut backoff = BACKOFF_MIN;
         loop {
             let before = self.publisher.status.connects();
             let Err(error) = self.session(connect()).await;
-            self.publisher.status.lost(self.clock.now());
             self.subscriber.handle_disconnected();
             if self.publisher.status.connects() > before {
                 backoff = BACKOFF_MIN;
@@ -136,6 +156,13 @@ impl Feed {
             tracing::warn!(%error, ?pause, "no discovery stream; serving on with what is known");
             backoff = (backoff * 2).min(BACKOFF_MAX);
             self.meanwhile(tokio::time::sleep(pause)).await;
+        }
+    }
+
+    fn begin(&mut self) {
+        self.subscriber.handle_defect(&self.publisher.snapshot.load());
+        if let Some(step) = self.subscriber.poll_step() {
+            self.in_force(&step);
         }
     }
 
@@ -161,7 +188,7 @@ impl Feed {
         let welcome = self.meanwhile(tokio::time::timeout_at(hello_by, updates.message())).await;
         let welcome = welcome.map_err(|_| FeedError::Silent)??.ok_or(FeedError::Ended)?;
         self.take(welcome)?;
-        self.publisher.status.welcomed(self.clock.now());
+        let _open = Open::new(Arc::clone(&self.publisher.status), self.clock);
         tracing::info!(revision = self.publisher.status.revision(), "discovery stream open");
         self.speak(&mut updates, &outgoing).await
     }

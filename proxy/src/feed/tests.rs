@@ -3,13 +3,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
@@ -21,6 +22,7 @@ use weft_proto::v1::discovery_server::{Discovery, DiscoveryServer};
 
 use super::*;
 use crate::clock::Clock;
+use crate::supervise::{Supervisor, Task};
 
 /// Longer than anything here takes; a test that waits for it has failed.
 const LONG: Duration = Duration::from_secs(20);
@@ -121,10 +123,16 @@ struct Bench {
     status: Arc<FeedStatus>,
     sessions: mpsc::Receiver<Session>,
     clock: Clock,
+    supervisor: Supervisor,
 }
 
 impl Bench {
     async fn start() -> Self {
+        Self::with_defect(0).await
+    }
+
+    /// The follower has a defect in its nth attempt to connect (from 1).
+    async fn with_defect(nth: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (streams, sessions) = mpsc::channel(4);
@@ -133,8 +141,17 @@ impl Bench {
         let clock = Clock::start();
         let feed = Feed::new(Arc::clone(&snapshot), "cart-1", [], clock);
         let (resolver, status) = (feed.resolver(), feed.status());
-        tokio::spawn(feed.run(move || connect(address)));
-        Self { snapshot, resolver, status, sessions, clock }
+        let supervisor = Supervisor::default();
+        let (feed, tries) = (Arc::new(Mutex::new(feed)), Arc::new(AtomicUsize::new(1)));
+        supervisor.spawn(Task::Discovery, move || {
+            let (feed, tries) = (Arc::clone(&feed), Arc::clone(&tries));
+            let connect = move || {
+                assert_ne!(tries.fetch_add(1, Ordering::Relaxed), nth, "a defect");
+                connect(address)
+            };
+            async move { feed.lock().await.run(connect).await }
+        });
+        Self { snapshot, resolver, status, sessions, clock, supervisor }
     }
 
     async fn session(&mut self) -> Session {
@@ -218,6 +235,39 @@ async fn questions_are_answered() {
     // Known by now: no control plane is needed.
     drop(session);
     assert!(matches!(bench.resolver.resolve("10.0.0.1:80".parse().unwrap(), LONG).await, Target::Service { .. }));
+}
+
+/// Goal: a defect of the follower costs a pause. What was accepted serves on, what was asked stays asked, and the control
+/// plane gets to say what is in force, whatever the follower believed when it was cut off.
+#[tokio::test]
+async fn discovery_goes_on_after_a_panic() {
+    let mut bench = Bench::with_defect(2).await;
+    let mut session = bench.session().await;
+    session.hello().await;
+    session.push(vec![mesh()]).await;
+    session.ack().await;
+    let asked = bench.ask("10.0.0.1:80", LONG);
+    session.question().await;
+    session.push(vec![answer("10.0.0.1", 1), service("cart", 80)]).await;
+    session.ack().await;
+    asked.await.unwrap();
+    drop(session);
+
+    let mut session = bench.session().await;
+    let restarts: u64 = bench.supervisor.restarts().map(|(_, count)| count).sum();
+    assert_eq!(restarts, 1, "the second attempt was a panic");
+    assert!(!bench.status.is_connected());
+    assert!(matches!(bench.resolver.resolve("10.0.0.1:80".parse().unwrap(), LONG).await, Target::Service { .. }));
+    let hello = session.hello().await;
+    assert_eq!(hello.targets.len(), 1, "still wanted");
+    let held: Vec<_> = hello.held.iter().map(|held| (held.name.clone().unwrap().kind, held.version)).collect();
+    assert_eq!(held.len(), 3, "mesh, service and answer: {held:?}");
+    assert!(held.iter().all(|(_, version)| *version == 0), "at versions unknown, older than any: {held:?}");
+    // The same version again, and a change: both are taken.
+    session.push(vec![mesh(), answer("10.0.0.1", 2), service("cart", 80)]).await;
+    assert!(session.ack().await.rejections.is_empty());
+    let target = bench.resolver.resolve("10.0.0.1:80".parse().unwrap(), LONG).await;
+    assert!(matches!(target, Target::Refused(FaultKind::DestinationDenied)), "{target:?}");
 }
 
 #[tokio::test]

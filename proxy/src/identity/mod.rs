@@ -19,7 +19,7 @@ use weft_core::identity::spiffe::{SpiffeId, TrustDomain};
 pub use channel::{ControlPlane, DialError};
 pub use issue::IssueError;
 pub use material::{MaterialError, MaterialPaths, load};
-pub use renew::{Proof, RenewalStatus, keep_identity};
+pub use renew::{IdentityKeeper, Proof, RenewalStatus};
 pub use store::{IDENTITY_FILE, Kept, Store, StoreError, StoreInUse, keep_on_disk};
 
 /// The roots that vouch for one trust domain, and for no other.

@@ -1,7 +1,8 @@
 //! Keeps the identity fresh for as long as the process lives. Runs on the control thread.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rcgen::KeyPair;
@@ -35,29 +36,21 @@ pub struct Proof {
     pub kept: Option<Kept>,
     /// One lay there, but was not usable: it lies here, and may be good after all when the clock was wrong at the start.
     pub ignored: Option<Store>,
+    /// Where the key lies until the token's certificate for it does: a process that ends in between asks for it again.
+    pub joining: Option<Store>,
 }
 
 impl Proof {
-    /// By which token the identity is held from now on: SHA-256 of its secret, hexadecimal.
-    #[must_use]
-    pub fn token_sha256(&self) -> Option<String> {
-        let kept = || self.kept.as_ref().and_then(|kept| kept.token_sha256.clone());
-        self.join_token.as_ref().map(hash_of).or_else(kept)
-    }
-
-    /// The kept identity, and whether the token comes before it: it was given to have another one.
-    fn begin(&self) -> Option<(Arc<Identity>, bool)> {
-        let kept = self.kept.as_ref()?;
-        let anew = self.join_token.as_ref().is_some_and(|token| kept.is_of_another_token(token));
-        Some((Arc::new(kept.identity.clone()), anew))
+    /// Whether the token was given since to have another identity than the kept one.
+    fn asks_for_another(&self) -> bool {
+        let (token, kept) = (self.join_token.as_ref(), self.kept.as_ref());
+        token.zip(kept).is_some_and(|(token, kept)| kept.is_of_another_token(token))
     }
 
     /// What was not usable at the start, if it is now.
-    async fn look_again(&self, now: i64) -> Option<Arc<Identity>> {
+    async fn look_again(&self, now: i64) -> Option<Kept> {
         let store = self.ignored.clone()?;
-        let loaded = tokio::task::spawn_blocking(move || store.load(now)).await;
-        let kept = loaded.ok()?.ok()??;
-        Some(Arc::new(kept.identity))
+        tokio::task::spawn_blocking(move || store.load(now)).await.ok()?.ok()?
     }
 }
 
@@ -70,9 +63,20 @@ pub struct RenewalStatus {
     /// Set by who keeps it.
     pub(super) stored: AtomicBool,
     ignored: AtomicBool,
+    held_by: Mutex<Option<String>>,
 }
 
 impl RenewalStatus {
+    /// By which token the identity is held: SHA-256 of its secret, hexadecimal.
+    #[must_use]
+    pub fn held_by(&self) -> Option<String> {
+        self.held_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn hold_by(&self, token_sha256: Option<String>) {
+        *self.held_by.lock().unwrap_or_else(PoisonError::into_inner) = token_sha256;
+    }
+
     /// End of the present leaf's validity (Unix seconds), 0 before the first.
     pub fn not_after(&self) -> i64 {
         self.not_after.load(Ordering::Relaxed)
@@ -120,100 +124,180 @@ impl RenewError {
     }
 }
 
-/// Obtains the first identity, publishes it, and renews it at half of its life, for ever. One kept of an earlier run is
-/// the first, and is renewed at once, unless another token was given since: then that token, and only when it is refused
-/// what was kept. One that was not good at the start is looked at again then: machines begin with a wrong clock. A failed try is repeated with jittered back-off; the old certificate stays in use until it expires
-/// (K1), and after that the token is tried again (K2). Roots that the control plane tells meanwhile by `bundles` are
-/// believed at once, so that old and new ones overlap before anybody's certificate changes (S5). Cancelling loses at most
-/// a certificate that was just issued.
-pub async fn keep_identity(
+/// Obtains the first identity, publishes it, and renews it at half of its life, for ever.
+///
+/// One kept of an earlier run is the first, and is renewed at once. Another token given since is tried before it, once;
+/// whatever keeps that from working, the kept one serves then, and only while it cannot be renewed either the token has
+/// further tries in turn: it may be the one of the mesh that this proxy was moved to. One that was not good at the start
+/// is looked at again when its token is refused: machines begin with a wrong clock.
+///
+/// A failed try is repeated with jittered back-off; the old certificate stays in use until it expires (K1), and after that
+/// the token is tried again (K2). Roots that the control plane tells meanwhile are believed at once, so that old and new
+/// ones overlap before anybody's certificate changes (S5).
+#[derive(Debug)]
+pub struct IdentityKeeper {
     control_plane: ControlPlane,
     proof: Proof,
     clock: Clock,
     identity: watch::Sender<Option<Arc<Identity>>>,
-    mut bundles: watch::Receiver<Option<TrustBundle>>,
+    bundles: watch::Receiver<Option<TrustBundle>>,
     status: Arc<RenewalStatus>,
-) {
-    let mut entropy = ThreadEntropy;
-    let mut backoff = BACKOFF_MIN;
-    let mut key = None;
-    let mut due_now = false;
-    let mut fallback = None;
-    status.ignored.store(proof.ignored.is_some(), Ordering::Relaxed);
-    if let Some((kept, anew)) = proof.begin() {
-        tracing::info!(id = %kept.id, not_after = kept.not_after, second = anew, "identity of an earlier run");
-        if anew {
-            fallback = Some(kept);
-        } else {
-            status.not_after.store(kept.not_after, Ordering::Relaxed);
-            identity.send_replace(Some(kept));
-            due_now = true;
+    /// To be signed by renewal; the same until it is.
+    key: Option<KeyPair>,
+    /// To be signed by the token; the same until it is.
+    joining_key: Option<KeyPair>,
+    /// The kept identity, while the token comes before it.
+    fallback: Option<Kept>,
+    /// The token asks for another identity, and nothing was issued yet.
+    another: bool,
+    /// The next try is by the token, whatever is held.
+    by_token: bool,
+    due_now: bool,
+    backoff: Duration,
+}
+
+impl IdentityKeeper {
+    /// `identity` is where it is published, `bundles` tells of new roots.
+    #[must_use]
+    pub fn new(
+        control_plane: ControlPlane,
+        proof: Proof,
+        clock: Clock,
+        identity: watch::Sender<Option<Arc<Identity>>>,
+        bundles: watch::Receiver<Option<TrustBundle>>,
+        status: Arc<RenewalStatus>,
+    ) -> Self {
+        status.ignored.store(proof.ignored.is_some(), Ordering::Relaxed);
+        let another = proof.asks_for_another();
+        let mut keeper = Self {
+            control_plane,
+            clock,
+            identity,
+            bundles,
+            status,
+            key: None,
+            joining_key: None,
+            fallback: None,
+            another,
+            by_token: another,
+            due_now: false,
+            backoff: BACKOFF_MIN,
+            proof,
+        };
+        if let Some(kept) = keeper.proof.kept.clone() {
+            tracing::info!(id = %kept.identity.id, not_after = kept.identity.not_after, second = another, "identity of an earlier run");
+            if another {
+                keeper.fallback = Some(kept);
+            } else {
+                keeper.go_on_with(kept);
+            }
         }
+        keeper
     }
-    loop {
-        let held = identity.borrow().clone();
-        let present = held.filter(|held| clock.unix_seconds() <= held.not_after);
-        if let Some(held) = &present {
-            let due = renew_at(held.not_before, held.not_after, &mut entropy);
-            if backoff == BACKOFF_MIN && !due_now {
+
+    /// Keeps it for as long as it is polled. Cancelling loses at most a certificate that was just issued. It can be run
+    /// again, also when a panic ended it.
+    pub async fn run(&mut self) -> Infallible {
+        loop {
+            let held = self.identity.borrow().clone();
+            let present = held.filter(|held| self.clock.unix_seconds() <= held.not_after);
+            if let Some(held) = &present
+                && self.backoff == BACKOFF_MIN
+                && !self.due_now
+            {
+                let due = renew_at(held.not_before, held.not_after, &mut ThreadEntropy);
+                let clock = self.clock;
                 let waiting = async {
                     tokio::join!(wait_until(due, &clock), tokio::time::sleep(RENEWALS_APART));
                 };
-                adopt_until(waiting, &mut bundles, &identity).await;
+                adopt_until(waiting, &mut self.bundles, &self.identity).await;
+            }
+            let renewing = present.filter(|_| !self.by_token);
+            match self.obtain(renewing.as_deref()).await {
+                Ok(fresh) => self.issued(fresh, renewing.is_some()),
+                Err(error) => self.failed(&error, renewing.is_some()).await,
             }
         }
-        match obtain(&control_plane, &proof, present.as_deref(), &mut key, &clock).await {
-            Ok(fresh) => {
-                backoff = BACKOFF_MIN;
-                key = None;
-                due_now = false;
-                fallback = None;
-                tracing::info!(id = %fresh.id, not_after = fresh.not_after, "identity issued");
-                status.issued.fetch_add(1, Ordering::Relaxed);
-                status.not_after.store(fresh.not_after, Ordering::Relaxed);
-                identity.send_replace(Some(Arc::new(fresh)));
-            }
-            Err(error) => {
-                status.failed.fetch_add(1, Ordering::Relaxed);
-                let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
-                tracing::warn!(%error, retry_in = ?pause, "identity not issued");
-                let refused = present.is_none() && error.is_refusal();
-                if refused && fallback.is_none() {
-                    fallback = proof.look_again(clock.unix_seconds()).await;
-                }
-                if refused && let Some(kept) = fallback.take() {
-                    tracing::warn!(id = %kept.id, "the join token is no good; going on with the identity of an earlier run");
-                    status.not_after.store(kept.not_after, Ordering::Relaxed);
-                    identity.send_replace(Some(kept));
-                    due_now = true;
-                }
-                tokio::time::sleep(pause).await;
-                backoff = (backoff * 2).min(BACKOFF_MAX);
-            }
+    }
+
+    fn issued(&mut self, fresh: Identity, renewed: bool) {
+        tracing::info!(id = %fresh.id, not_after = fresh.not_after, "identity issued");
+        if !renewed {
+            self.status.hold_by(self.proof.join_token.as_ref().map(hash_of));
+        } else if self.another {
+            tracing::warn!(id = %fresh.id, "the join token is left alone for this run: the identity of an earlier run was renewed");
         }
+        (self.backoff, self.key, self.joining_key, self.fallback) = (BACKOFF_MIN, None, None, None);
+        (self.another, self.by_token, self.due_now) = (false, false, false);
+        self.status.issued.fetch_add(1, Ordering::Relaxed);
+        self.publish(fresh);
+    }
+
+    async fn failed(&mut self, error: &RenewError, renewing: bool) {
+        self.status.failed.fetch_add(1, Ordering::Relaxed);
+        let pause = self.backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
+        tracing::warn!(%error, retry_in = ?pause, "identity not issued");
+        if !renewing && self.fallback.is_none() && error.is_refusal() && self.identity.borrow().is_none() {
+            self.fallback = self.proof.look_again(self.clock.unix_seconds()).await;
+        }
+        let kept = self.fallback.take_if(|kept| self.clock.unix_seconds() <= kept.identity.not_after);
+        if let Some(kept) = kept {
+            tracing::warn!(
+                id = %kept.identity.id,
+                "the join token does not work here; going on with the identity of an earlier run: remove the token, or give one of this mesh and start again"
+            );
+            self.go_on_with(kept);
+        }
+        self.by_token = self.another && renewing;
+        tokio::time::sleep(pause).await;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    fn go_on_with(&mut self, kept: Kept) {
+        self.status.hold_by(kept.token_sha256);
+        self.due_now = true;
+        self.publish(kept.identity);
+    }
+
+    fn publish(&self, identity: Identity) {
+        self.status.not_after.store(identity.not_after, Ordering::Relaxed);
+        self.identity.send_replace(Some(Arc::new(identity)));
+    }
+
+    /// By the certificate of `present`, or else by the token.
+    async fn obtain(&mut self, present: Option<&Identity>) -> Result<Identity, RenewError> {
+        let now = self.clock.unix_seconds();
+        if let Some(held) = present {
+            let slot = &mut self.key;
+            let key = match slot {
+                Some(key) => key,
+                None => slot.insert(make_key()?),
+            };
+            let channel = self.control_plane.dial(held).await?;
+            return Ok(issue(channel, Authorisation::Renewal(&held.id), key, now).await?);
+        }
+        let token = self.proof.join_token.as_ref().ok_or(RenewError::NoProof)?;
+        let slot = &mut self.joining_key;
+        let key = match slot {
+            Some(key) => key,
+            None => slot.insert(joining_key(self.proof.joining.clone()).await?),
+        };
+        let channel = self.control_plane.dial_pinned(*token.root_sha256()).await?;
+        Ok(issue(channel, Authorisation::Token(token.secret()), key, now).await?)
     }
 }
 
-async fn obtain(
-    control_plane: &ControlPlane,
-    proof: &Proof,
-    present: Option<&Identity>,
-    key: &mut Option<KeyPair>,
-    clock: &Clock,
-) -> Result<Identity, RenewError> {
-    let now = clock.unix_seconds();
-    // The same until it is signed.
-    let key = match key {
-        Some(key) => key,
-        None => key.insert(make_key()?),
-    };
-    if let Some(held) = present {
-        let channel = control_plane.dial(held).await?;
-        return Ok(issue(channel, Authorisation::Renewal(&held.id), key, now).await?);
+/// The key that a token's certificate is asked for with: that of a run that ended before it had one, else a new one.
+async fn joining_key(store: Option<Store>) -> Result<KeyPair, IssueError> {
+    let Some(store) = store else { return make_key() };
+    match tokio::task::spawn_blocking(move || store.joining_key()).await {
+        Ok(Ok(key)) => Ok(key),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the key cannot be kept while it is signed: a crash within that time costs a use of the join token");
+            make_key()
+        }
+        Err(_) => make_key(),
     }
-    let token = proof.join_token.as_ref().ok_or(RenewError::NoProof)?;
-    let channel = control_plane.dial_pinned(*token.root_sha256()).await?;
-    Ok(issue(channel, Authorisation::Token(token.secret()), key, now).await?)
 }
 
 /// Takes new roots into the identity while `waiting` is pending.

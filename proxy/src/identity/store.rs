@@ -19,11 +19,14 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use weft_core::identity::join_token::JoinToken;
 use weft_proto::v1::{IssueResponse, TrustBundle};
 
-use super::issue::accept;
+use super::issue::{accept, make_key};
 use super::{Identity, IdentityWatch, IssueError, RenewalStatus, sha256};
 
 /// The file in the state directory.
 pub const IDENTITY_FILE: &str = "identity.pem";
+
+/// The key of a certificate that is being asked for by a join token; gone once there is an identity.
+const JOINING_FILE: &str = "joining.pem";
 
 /// Held locked by who uses the directory.
 const LOCK_FILE: &str = "lock";
@@ -144,10 +147,35 @@ impl Store {
         }
     }
 
-    /// Writes an identity as a whole or not at all; blocks until it is on the disk.
+    /// The key that was made for a join token and has no certificate yet, or a new one, on the disk before anybody has seen
+    /// it. The control plane signs the same key again for a token that is used up, for some minutes. Blocks on file I/O.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn joining_key(&self) -> io::Result<KeyPair> {
+        let path = self.file.with_file_name(JOINING_FILE);
+        let found = read_secret(&path).ok().and_then(|pem| PrivatePkcs8KeyDer::from_pem_slice(&pem).ok());
+        if let Some(key) = found.and_then(|der| KeyPair::try_from(&der).ok()) {
+            return Ok(key);
+        }
+        let key = make_key().map_err(io::Error::other)?;
+        self.write(&path, key.serialize_pem().as_bytes())?;
+        Ok(key)
+    }
+
+    /// Writes an identity; its key needs no other place from then on.
     fn save(&self, content: &[u8]) -> io::Result<()> {
+        self.write(&self.file, content)?;
+        match fs::remove_file(self.file.with_file_name(JOINING_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Writes a file as a whole or not at all; blocks until it is on the disk.
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let directory = self.make_directory()?;
-        let temporary = self.file.with_extension("new");
+        let temporary = path.with_extension("new");
         // Left over from a crash: never continued, since it may have other permissions.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -156,24 +184,19 @@ impl Store {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&temporary, &self.file)?;
+        fs::rename(&temporary, path)?;
         File::open(directory)?.sync_all()
     }
 }
 
 /// Writes the identity at every change, for ever. When it cannot, the proxy serves on from memory: one warning, and a try
-/// every minute (R1). `token_sha256`: [`super::Proof::token_sha256`].
-pub async fn keep_on_disk(
-    store: Store,
-    token_sha256: Option<String>,
-    mut identity: IdentityWatch,
-    status: Arc<RenewalStatus>,
-) {
+/// every minute (R1). Ends only when nobody publishes identities any more.
+pub async fn keep_on_disk(store: Store, mut identity: IdentityWatch, status: Arc<RenewalStatus>) {
     let mut failing = false;
     loop {
         let held = identity.borrow_and_update().clone();
         if let Some(held) = held {
-            let written = write(store.clone(), render(&held, token_sha256.as_deref())).await;
+            let written = write(store.clone(), render(&held, status.held_by().as_deref())).await;
             status.stored.store(written.is_ok(), Ordering::Relaxed);
             if let Err(error) = &written
                 && !failing

@@ -165,6 +165,28 @@ fn files_that_others_had_in_their_hands_are_refused() {
     place.is_refused("no regular file");
 }
 
+/// Goal: a process that ends between asking for a certificate and writing it asks again with the same key.
+#[tokio::test]
+async fn a_joining_key_lasts_until_there_is_an_identity() {
+    let place = Place::new();
+    let file = place.store.file().with_file_name(JOINING_FILE);
+    let first = place.store.joining_key().unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(place.store.joining_key().unwrap().serialize_der(), first.serialize_der());
+    // What is damaged, or was seen by others, is not used.
+    fs::write(&file, "nonsense").unwrap();
+    let second = place.store.joining_key().unwrap();
+    assert_ne!(second.serialize_der(), first.serialize_der());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let third = place.store.joining_key().unwrap();
+    assert_ne!(third.serialize_der(), second.serialize_der());
+    let (publish, seen) = watch::channel(Some(identity()));
+    let keeping = tokio::spawn(keep_on_disk(place.store.clone(), seen, Arc::default()));
+    drop(publish);
+    tokio::time::timeout(PATIENCE, keeping).await.expect("an end").unwrap();
+    assert!(place.load().unwrap().is_some() && !file.exists(), "kept with the identity");
+}
+
 #[tokio::test]
 async fn a_disk_that_takes_nothing_is_tried_again() {
     let place = Place::new();
@@ -172,7 +194,7 @@ async fn a_disk_that_takes_nothing_is_tried_again() {
     let store = Store { write_again: Duration::from_millis(20), ..place.store.clone() };
     let status = Arc::new(RenewalStatus::default());
     let (publish, seen) = watch::channel(Some(identity()));
-    let keeping = tokio::spawn(keep_on_disk(store, None, seen, Arc::clone(&status)));
+    let keeping = tokio::spawn(keep_on_disk(store, seen, Arc::clone(&status)));
     let until = async |stored: bool| {
         let reached = async {
             while status.stored() != stored {

@@ -44,6 +44,12 @@ pub const BYTES_SENT: Metric = metric("weft_sent_bytes_total", "counter", "body 
 /// Panics, whatever they ended.
 pub const PANICS: Metric =
     metric("weft_panics_total", "counter", "defects of the proxy, each of which ended one connection, stream or task");
+/// Control tasks started again, by task.
+pub const TASK_RESTARTS: Metric = metric(
+    "weft_task_restarts_total",
+    "counter",
+    "tasks beside the traffic that a defect ended and that were started again",
+);
 /// Questions to the resolver, by what became of them.
 pub const DNS_QUERIES: Metric = metric(
     "weft_dns_queries_total",
