@@ -1,5 +1,7 @@
 //! What the proxy starts with to prove who it is: an identity on disk, a join token, or both.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use anyhow::Context as _;
 use weft_core::identity::join_token::JoinToken;
 
@@ -49,12 +51,29 @@ fn join_token(args: &RunArgs) -> anyhow::Result<Option<JoinToken>> {
         return Ok(Some(token.clone()));
     }
     let Some(path) = &args.join_token_file else { return Ok(None) };
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let file = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(file)?;
+    let mode = std::fs::metadata(path).with_context(file)?.permissions().mode();
+    if is_open_to_all(mode) {
+        tracing::warn!(
+            file = file(),
+            mode = format!("{:04o}", mode & 0o7777),
+            "everybody on this machine can read the join token, and join by it while it is good: chmod 640 it, and where \
+             others work on this machine give this proxy a new one (weft token create)"
+        );
+    }
     Ok(Some(text.parse().with_context(|| path.display().to_string())?))
+}
+
+/// A group may: it is how a token is given to the proxy's user.
+const fn is_open_to_all(mode: u32) -> bool {
+    mode & 0o007 != 0
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use clap::Parser as _;
 
     use super::*;
@@ -79,5 +98,47 @@ mod tests {
         std::fs::write(directory.path().join("identity.pem"), "").unwrap();
         check(&["--state-dir", &state], &["identity.pem", "chmod 600", "weft token create"]);
         check(&["--state-dir", &state, "--join-token-file", "/nonexistent"], &["identity.pem", "/nonexistent"]);
+    }
+
+    #[test]
+    fn a_token_that_everybody_can_read_is_remarked() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), JoinToken::new(&[1; 32], [2; 32]).to_string()).unwrap();
+        let path = file.path().display().to_string();
+        let check = |mode: u32, expected: bool| {
+            file.as_file().set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+            let line = ["weft-proxy", "run", "--control-plane", "a:1", "--join-token-file", &path];
+            let Command::Run(args) = Cli::try_parse_from(line).unwrap().command else { panic!("run") };
+            let said = Said::default();
+            let log = tracing_subscriber::fmt().with_writer(said.clone()).with_ansi(false).finish();
+            tracing::subscriber::with_default(log, || proof(&args, None, 0)).unwrap();
+            let said = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(said.contains("can read the join token") && said.contains(&path), expected, "{mode:o}: {said}");
+        };
+        check(0o640, false);
+        check(0o600, false);
+        check(0o644, true);
+    }
+
+    #[derive(Clone, Default)]
+    struct Said(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Said {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Said {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
     }
 }
