@@ -3,6 +3,7 @@
 //! An [`Exchange`] is made when the request's head is there and ends exactly once: finished by the server when the
 //! response is out, or dropped when the downstream left first. Either way the record is written.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,10 +38,36 @@ pub struct Connection {
     pub downstream: SocketAddr,
     /// Who called, over mesh TLS.
     pub peer: Option<MeshPeer>,
-    /// Our identity at that time.
-    pub own: Option<SpiffeId>,
+    own: OnceCell<SpiffeId>,
     /// Turns on when it is to finish.
     pub drain: DrainSignal,
+}
+
+impl Connection {
+    /// One that was accepted just now.
+    #[must_use]
+    pub fn open(worker: &Worker, downstream: SocketAddr, direction: Direction, drain: DrainSignal) -> Self {
+        let connection = Self { direction, opened: worker.now(), downstream, peer: None, own: OnceCell::new(), drain };
+        connection.own(worker);
+        connection
+    }
+
+    /// The same, now that the caller has proven who it is to who we are by now.
+    #[must_use]
+    pub fn proven(&self, worker: &Worker, peer: MeshPeer) -> Self {
+        let (direction, opened, downstream, drain) = (self.direction, self.opened, self.downstream, self.drain.clone());
+        let proven = Self { direction, opened, downstream, peer: Some(peer), own: OnceCell::new(), drain };
+        proven.own(worker);
+        proven
+    }
+
+    /// Our identity when it began, or the first one there was since: a workload may connect before its proxy has one.
+    pub fn own(&self, worker: &Worker) -> Option<&SpiffeId> {
+        match self.own.get() {
+            Some(own) => Some(own),
+            None => worker.connector.identity().map(|identity| self.own.get_or_init(|| identity.id.clone())),
+        }
+    }
 }
 
 /// Where an attempt went.
@@ -142,7 +169,7 @@ impl Exchange {
         self.in_flight = None;
         self.worker.telemetry.gauge(Gauge::RequestsInFlight, -1);
         let mut record = AccessRecord::new(Kind::Request, self.connection.direction, self.started, self.worker.now());
-        describe_peer(&mut record, &self.connection, &self.upstream);
+        describe_peer(&mut record, &self.worker, &self.connection, &self.upstream);
         let (trace, span, parent) = self.ids.as_ref().map_or((None, None, None), |(_, span)| {
             (Some(span.trace.to_string()), Some(span.id.to_string()), span.parent.map(|id| id.to_string()))
         });
@@ -186,7 +213,7 @@ pub fn record_connection(
     end: RelayEnd,
 ) {
     let mut record = AccessRecord::new(Kind::Connection, connection.direction, connection.opened, worker.now());
-    describe_peer(&mut record, connection, upstream);
+    describe_peer(&mut record, worker, connection, upstream);
     record.protocol = protocol;
     record.bytes_received = end.up;
     record.bytes_sent = end.down;
@@ -195,14 +222,19 @@ pub fn record_connection(
 }
 
 /// Identities and TLS facts are those of the mesh side: downstream for inbound, upstream for the others.
-fn describe_peer<'a>(record: &mut AccessRecord<'a>, connection: &'a Connection, upstream: &'a Upstream) {
+fn describe_peer<'a>(
+    record: &mut AccessRecord<'a>,
+    worker: &Worker,
+    connection: &'a Connection,
+    upstream: &'a Upstream,
+) {
     let peer = connection.peer.as_ref().or(upstream.peer.as_deref());
     record.downstream_address = Some(connection.downstream);
     record.upstream_address = upstream.address;
     record.service = upstream.service.as_ref();
     record.route = upstream.route.as_deref();
     record.endpoint = upstream.endpoint.as_deref();
-    record.own_id = connection.own.as_ref();
+    record.own_id = connection.own(worker);
     record.peer_id = peer.map(|peer| &peer.id);
     record.tls_version = peer.map(|_| TLS_VERSION);
     record.tls_group = peer.map(|peer| peer.group);

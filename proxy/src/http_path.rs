@@ -121,7 +121,7 @@ impl HttpPath {
         if peer.is_none() {
             drop_between_proxies(fields);
         }
-        match &self.connection.own {
+        match self.connection.own(&self.worker) {
             Some(own) => {
                 let proven =
                     peer.map(|peer| ProvenPeer { id: &peer.id, certificate_sha256: &peer.leaf_sha256, subject: None });
@@ -177,7 +177,7 @@ impl Handler for HttpPath {
         let now = self.worker.now();
         let mut record = AccessRecord::new(Kind::Request, self.connection.direction, now, now);
         record.downstream_address = Some(self.connection.downstream);
-        record.own_id = self.connection.own.as_ref();
+        record.own_id = self.connection.own(&self.worker);
         record.peer_id = self.connection.peer.as_ref().map(|peer| &peer.id);
         record.method = refusal.method.as_ref().map(Method::as_str);
         record.protocol = Some(if refusal.version == Version::Http2 { "HTTP/2" } else { "HTTP/1.1" });

@@ -22,7 +22,6 @@ use crate::runtime::drain::drain;
 use crate::runtime::worker::Worker;
 use crate::site::Site;
 use crate::telemetry::{Counter, Direction, Side};
-use crate::tls::MeshPeer;
 
 /// Serves one captured inbound connection to its end.
 pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
@@ -115,7 +114,7 @@ async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, s
     };
     worker.telemetry.handshake(Side::Downstream, peer.group, peer.resumed);
     let (alpn, until) = (peer.alpn, peer.not_after);
-    let connection = Rc::new(proven(&worker, connection, peer));
+    let connection = Rc::new(connection.proven(&worker, peer));
     match alpn {
         MeshAlpn::Http1 => http(worker, connection, stream, site, false, Some(until)).await,
         MeshAlpn::Http2 => http(worker, connection, stream, site, true, Some(until)).await,
@@ -147,17 +146,6 @@ async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Strea
         Ok(Peeked::Opaque(way)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
         Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
         Err(fault) => l4::refuse(&worker, &connection, &to.describe(), stream, fault, None),
-    }
-}
-
-fn proven(worker: &Worker, connection: &Connection, peer: MeshPeer) -> Connection {
-    Connection {
-        direction: connection.direction,
-        opened: connection.opened,
-        downstream: connection.downstream,
-        peer: Some(peer),
-        own: worker.connector.identity().map(|identity| identity.id.clone()),
-        drain: connection.drain.clone(),
     }
 }
 

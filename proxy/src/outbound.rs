@@ -106,12 +106,11 @@ pub(crate) async fn look(
 
 /// The facts of a new connection.
 pub(crate) fn open(worker: &Worker, downstream: SocketAddr, direction: Direction) -> Rc<Connection> {
-    let own = worker.connector.identity().map(|identity| identity.id.clone());
     let drain = match direction {
         Direction::Outbound => worker.egress_drain.clone(),
         Direction::Inbound | Direction::Gateway => worker.drain.clone(),
     };
-    Rc::new(Connection { direction, opened: worker.now(), downstream, peer: None, own, drain })
+    Rc::new(Connection::open(worker, downstream, direction, drain))
 }
 
 /// Where a captured connection was going; `None` when it was not captured but made straight to the capture port.

@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::feed::Resolver;
 use crate::identity::Identity;
 use crate::net::{self, Admission};
-use crate::telemetry::{Counter, Hub, Telemetry};
+use crate::telemetry::{AccessLog, Counter, Hub, LogTarget, Telemetry};
 use crate::tls::tests::{Authority, CART, WEB};
 
 const CONNECTIONS_MAX: usize = 20;
@@ -43,15 +43,19 @@ struct Proxy {
 
 impl Proxy {
     fn start(door: Door, snapshot: Snapshot, identity: Option<Arc<Identity>>) -> Self {
+        Self::start_with(door, shared(snapshot, identity), None)
+    }
+
+    fn start_with(door: Door, shared: Shared, log: Option<AccessLog>) -> Self {
         let hub = Hub::new();
         let sockets = net::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let address = sockets[0].local_addr().unwrap();
         let setup = Setup {
             workers: 1,
             listeners: vec![Listening { door, sockets }],
-            shared: Arc::new(shared(snapshot, identity)),
+            shared: Arc::new(shared),
             hub: hub.clone(),
-            log: None,
+            log,
             instance_id: "test".into(),
         };
         Self { workers: start(setup).unwrap(), address, hub }
@@ -444,4 +448,29 @@ async fn a_panic_ends_its_connection_and_is_counted() {
     let mut text = String::new();
     hub.render(&mut text);
     assert!(text.contains("weft_connection_panics_total 1"), "{text}");
+}
+
+/// Goal: a connection that began before its proxy had an identity is in the records under the one it had at the end.
+#[tokio::test]
+async fn a_connection_before_the_identity_is_recorded_under_it() {
+    let (app, _requests) = http_app(9).await;
+    let directory = tempfile::tempdir().unwrap();
+    let records = directory.path().join("records");
+    let log = AccessLog::start(&LogTarget::File(records.clone())).unwrap();
+    let (publish, identity) = tokio::sync::watch::channel(None);
+    let shared = Shared { identity, ..shared(snapshot(app, AppProtocol::Http1, None), None) };
+    let proxy = Proxy::start_with(Door::Service(key(), PORT), shared, Some(log));
+    let mut client = proxy.client().await;
+    ask(&mut client, "GET /before HTTP/1.1\r\nhost: cart\r\n\r\n").await;
+    publish.send_replace(Some(Authority::new("a").identity(WEB, &[WEB], 600)));
+    ask(&mut client, "GET /after HTTP/1.1\r\nhost: cart\r\n\r\n").await;
+    drop(client);
+    proxy.end().await;
+    let records = std::fs::read_to_string(records).unwrap();
+    let own = |path: &str| {
+        let line = records.lines().find(|line| line.contains(path)).unwrap();
+        serde_json::from_str::<serde_json::Value>(line).unwrap().get("own_id").cloned()
+    };
+    assert_eq!(own("/after"), Some(WEB.into()), "{records}");
+    assert_eq!(own("/before"), None, "then there was none: {records}");
 }
