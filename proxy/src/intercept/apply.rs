@@ -3,6 +3,8 @@
 //! The hosts' own tools are used instead of a netlink library of our own, because `iptables` knows which of the two kernel
 //! backends (legacy or nf_tables) this host uses, and operators can read and compare the result with tools they know.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -16,7 +18,7 @@ use super::nft::Nft;
 /// Who writes the rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
-    /// iptables; nft where iptables is missing or cannot read its tables.
+    /// iptables; nft where iptables is missing, or cannot read or write its tables.
     #[default]
     Auto,
     /// iptables-restore and ip6tables-restore, of whichever kernel backend the host uses.
@@ -34,6 +36,8 @@ pub struct Applied {
     pub ipv6: Ipv6,
     /// Why the other backend, which is there, could not be asked whether it has rules of ours.
     pub unread: Option<ApplyError>,
+    /// Why the backend that comes first did not do it.
+    pub instead: Option<ApplyError>,
 }
 
 /// What was done about IPv6.
@@ -89,27 +93,28 @@ pub fn apply(config: Option<&InterceptConfig>, backend: Backend) -> Result<Appli
     let ipv6 = has_ipv6();
     let wanted = wanted(config, ipv6)?;
     // All tools are found before anything is changed.
-    let host = Host::look(backend)?;
-    let done = if config.is_some() { install(&host, &wanted, ipv6) } else { remove(&host, ipv6) };
-    Ok(Applied { by: host.chosen.name(), ipv6: done?, unread: host.unread })
+    let mut host = Host::look(backend)?;
+    let (ipv6, instead) =
+        if config.is_some() { install(&mut host, &wanted, ipv6)? } else { (remove(&host, ipv6)?, None) };
+    Ok(Applied { by: host.chosen.name(), ipv6, unread: host.unread, instead })
 }
 
-fn install(host: &Host, wanted: &[RuleSet], ipv6: bool) -> Result<Ipv6, ApplyError> {
+fn install(host: &mut Host, wanted: &[RuleSet], ipv6: bool) -> Result<(Ipv6, Option<ApplyError>), ApplyError> {
     let change = if ipv6 { set_delivery_address(Delivery::Present) } else { Ok(Change::None) };
     let change = change.map_err(ApplyError::Address)?;
-    if let Err(failure) = host.chosen.write(wanted) {
+    let instead = host.write(wanted).map_err(|failure| {
         let undone = if change == Change::Made { set_delivery_address(Delivery::Absent).map(drop) } else { Ok(()) };
-        return Err(match undone {
+        match undone {
             Ok(()) => failure,
             Err(error) => failure.and_not_put_back(ApplyError::AddressStays(error)),
-        });
-    }
+        }
+    })?;
     // Not before: in between, connections would go uncaptured.
     if let Some(other) = &host.other {
         let stays = |failure| ApplyError::FormerStays { former: other.name(), failure: Box::new(failure) };
         other.write(&[]).map_err(stays)?;
     }
-    Ok(outcome(ipv6, change))
+    Ok((outcome(ipv6, change), instead))
 }
 
 fn remove(host: &Host, ipv6: bool) -> Result<Ipv6, ApplyError> {
@@ -133,15 +138,24 @@ fn wanted(config: Option<&InterceptConfig>, ipv6: bool) -> Result<Vec<RuleSet>, 
     config.map_or_else(|| Ok(Vec::new()), |config| families.map(|family| config.rules(family)).collect())
 }
 
-/// Whether the kernel has IPv6. Only its own refusal counts as no, because a wrong no leaves IPv6 uncaptured.
+/// Whether the kernel has IPv6. What is not sure counts as yes, because a wrong no leaves IPv6 uncaptured, while a wrong
+/// yes is an error.
 fn has_ipv6() -> bool {
     let socket = socket(AddressFamily::Inet6, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
-    !matches!(socket, Err(Errno::EAFNOSUPPORT))
+    // A filter of this process's system calls says the same (systemd's RestrictAddressFamilies).
+    !matches!(socket, Err(Errno::EAFNOSUPPORT)) || !lacks_ipv6(Path::new("/proc/thread-self/net"))
+}
+
+/// Whether the kernel's list of what the network namespace has is there, and IPv6 is not on it.
+fn lacks_ipv6(list: &Path) -> bool {
+    matches!((list.join("if_inet6").try_exists(), list.join("dev").try_exists()), (Ok(false), Ok(true)))
 }
 
 /// The backends of this host.
 struct Host {
     chosen: Box<dyn Writer>,
+    /// The other would do as well.
+    any: bool,
     /// Loses its rules, if it has any.
     other: Option<Box<dyn Writer>>,
     /// What was wrong with the other, unless it is missing.
@@ -156,7 +170,7 @@ impl Host {
             Backend::Iptables => Ok(Self::of(iptables?, nft)),
             Backend::Nft => Ok(Self::of(nft?, iptables)),
             Backend::Auto => match (iptables, nft) {
-                (Ok(iptables), nft) => Ok(Self::of(iptables, nft)),
+                (Ok(iptables), nft) => Ok(Self { any: true, ..Self::of(iptables, nft) }),
                 (Err(failure), Ok(nft)) => Ok(Self::of(nft, Err(failure))),
                 (Err(ApplyError::Missing { .. }), Err(ApplyError::Missing { .. })) => Err(ApplyError::NoBackend),
                 (Err(ApplyError::Missing { .. }), Err(failure)) | (Err(failure), Err(_)) => Err(failure),
@@ -170,6 +184,93 @@ impl Host {
             Err(ApplyError::Missing { .. }) => (None, None),
             Err(failure) => (None, Some(failure)),
         };
-        Self { chosen, other, unread }
+        Self { chosen, any: false, other, unread }
+    }
+
+    /// Has the rules written. Kernels without the modules of one backend often have those of the other, and only writing
+    /// shows it; so where any will do, the other is tried next and takes the first one's place. One that has rules of
+    /// ours has shown that it can: what it says then is about something else. Gives why it was the other.
+    fn write(&mut self, wanted: &[RuleSet]) -> Result<Option<ApplyError>, ApplyError> {
+        let Err(failure) = self.chosen.write(wanted) else { return Ok(None) };
+        let has_ours = self.chosen.plan(&[]).iter().any(|step| !step.input.is_empty());
+        let half = matches!(failure, ApplyError::HalfApplied { .. });
+        let Some(other) = self.other.as_mut().filter(|_| self.any && !has_ours && !half) else { return Err(failure) };
+        match other.write(wanted) {
+            Ok(()) => {
+                std::mem::swap(&mut self.chosen, other);
+                Ok(Some(failure))
+            }
+            Err(second) => Err(ApplyError::Neither { first: Box::new(failure), second: Box::new(second) }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    /// A backend that writes or not.
+    struct Fake {
+        name: &'static str,
+        fails: bool,
+        has_ours: bool,
+        written: Rc<Cell<u32>>,
+    }
+
+    impl Writer for Fake {
+        fn name(&self) -> &'static str {
+            self.name
+        }
+
+        fn plan(&self, _: &[RuleSet]) -> Vec<Step> {
+            let input = if self.has_ours { "remove".to_owned() } else { String::new() };
+            vec![Step { command: self.name.to_owned(), input }]
+        }
+
+        fn write(&self, _: &[RuleSet]) -> Result<(), ApplyError> {
+            if self.fails {
+                return Err(ApplyError::Tool { tool: self.name.to_owned(), reason: "not supported".to_owned() });
+            }
+            self.written.set(self.written.get() + 1);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn where_any_backend_will_do_the_other_is_tried() {
+        let check = |any, fails: [bool; 2], has_ours, expected: Result<(&str, bool), &str>| {
+            let fake = |name, fails, has_ours| Fake { name, fails, has_ours, written: Rc::default() };
+            let (first, second) = (fake("iptables", fails[0], has_ours), fake("nft", fails[1], false));
+            let written = [Rc::clone(&first.written), Rc::clone(&second.written)];
+            let mut host = Host { any, ..Host::of(Box::new(first), Ok(Box::new(second))) };
+            let done = host.write(&wanted(Some(&InterceptConfig::default()), true).unwrap());
+            match (done, expected) {
+                (Ok(instead), Ok((by, expected))) => {
+                    assert_eq!((host.chosen.name(), instead.is_some()), (by, expected));
+                    assert_eq!(written.map(|count| count.get()).iter().sum::<u32>(), 1, "by one of them");
+                }
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error} lacks {part}"),
+                (done, expected) => panic!("{done:?} instead of {expected:?}"),
+            }
+        };
+        check(true, [false, false], false, Ok(("iptables", false)));
+        check(true, [true, false], false, Ok(("nft", true)));
+        check(true, [true, true], false, Err("nor by the other backend: nft failed"));
+        check(true, [true, false], true, Err("iptables failed"));
+        check(false, [true, false], false, Err("iptables failed"));
+    }
+
+    #[test]
+    fn only_the_kernels_own_list_says_that_there_is_no_ipv6() {
+        let list = tempfile::tempdir().unwrap();
+        assert!(!lacks_ipv6(list.path()), "no list");
+        std::fs::write(list.path().join("dev"), "").unwrap();
+        assert!(lacks_ipv6(list.path()), "a list without it");
+        std::fs::write(list.path().join("if_inet6"), "").unwrap();
+        assert!(!lacks_ipv6(list.path()), "switched off everywhere, but there");
+        assert!(Path::new("/proc/thread-self/net/dev").exists(), "so it is called");
     }
 }

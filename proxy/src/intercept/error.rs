@@ -32,6 +32,14 @@ pub enum ApplyError {
         /// What it said.
         reason: String,
     },
+    /// Both backends are there, and neither can write.
+    #[error("{first}; nor by the other backend: {second}")]
+    Neither {
+        /// What the first said.
+        first: Box<Self>,
+        /// What the other said.
+        second: Box<Self>,
+    },
     /// The address of inbound's deliveries could not be set.
     #[error("cannot add address ::6 to lo")]
     Address(#[source] io::Error),

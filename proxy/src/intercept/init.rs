@@ -86,6 +86,9 @@ impl InitArgs {
             Ipv6::OffOnLoopback => "IPv4 and IPv6; IPv6 is switched off on lo",
         };
         writeln!(out, "{done} by {} ({families})", applied.by)?;
+        if let Some(error) = applied.instead {
+            writeln!(std::io::stderr(), "by {}, because {error}", applied.by)?;
+        }
         if let Some(error) = applied.unread {
             writeln!(
                 std::io::stderr(),
