@@ -129,6 +129,7 @@ mod machines {
         nothing_goes_past_a_proxy_that_is_down(both).await?;
         leaving_and_coming_back(both).await?;
         other_exclusions(&both.two).await?;
+        a_redirection_that_cannot_be_made(&both.two).await?;
         a_number_that_is_taken(&both.two).await
     }
 
@@ -140,6 +141,31 @@ mod machines {
         machine.sh("iptables-save -t nat | grep -e '--dport 4321'").await?;
         assert_eq!(machine.sh(pid).await?, before);
         Ok(())
+    }
+
+    /// What was named to be captured does not run then; the rest of the machine does.
+    async fn a_redirection_that_cannot_be_made(machine: &Machine) -> anyhow::Result<()> {
+        let unit = "[Service]\nExecStart=/bin/sleep infinity\n";
+        machine
+            .sh(&format!("for unit in bound other; do printf '{unit}' >/etc/systemd/system/$unit.service; done"))
+            .await?;
+        let said = machine.output("deploy/systemd/captured nowhere").await?;
+        anyhow::ensure!(!said.status.success(), "there is no such unit: {said:?}");
+        machine.sh("deploy/systemd/captured bound; systemctl stop weft-proxy weft-init").await?;
+        machine
+            .sh("cp /etc/weft/proxy.env /root/proxy.env; echo WEFT_OUTBOUND_PORT=none >>/etc/weft/proxy.env")
+            .await?;
+        let said = machine.output("systemctl start bound").await?;
+        anyhow::ensure!(!said.status.success(), "it runs uncaptured: {said:?}");
+        machine
+            .sh("test $(systemctl is-active bound) = inactive; systemctl start other; systemctl is-active other")
+            .await?;
+        machine.sh("cp /root/proxy.env /etc/weft/proxy.env; systemctl start bound weft-proxy").await?;
+        machine.sh("systemctl is-active bound weft-init; iptables-save -t nat | grep -q WEFT_OUTBOUND").await?;
+        machine
+            .sh("systemctl stop weft-init; test $(systemctl is-active bound) = inactive; systemctl start weft-proxy")
+            .await
+            .map(drop)
     }
 
     /// Whose connections would pass unseen.
