@@ -62,7 +62,7 @@ pub struct RunArgs {
     pub join_token_file: Option<PathBuf>,
 
     /// Directory of this proxy alone that keeps its identity, key included, over restarts: with one there, no join token is
-    /// needed (one other than that it was obtained by is tried first). Default: memory only.
+    /// needed (one other than that it was obtained by is tried once before it). Default: memory only.
     #[arg(long, env = "WEFT_STATE_DIR", value_name = "PATH")]
     pub state_dir: Option<PathBuf>,
 

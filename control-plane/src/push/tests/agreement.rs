@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use proptest::prelude::*;
 use weft_core::model::{Resource, ResourceId};
+use weft_core::snapshot::Snapshot;
 use weft_core::sync::{Step as Applied, Subscriber, Want};
 use weft_proto::v1::{DiscoveryRequest, Welcome, discovery_request::Message};
 
@@ -20,6 +21,7 @@ struct Link {
     proxy: Subscriber,
     wants: Vec<Want>,
     known: HashMap<ResourceId, Resource>,
+    snapshot: Snapshot,
     server: Subscription,
     concerns: BTreeSet<Concern>,
     up: VecDeque<DiscoveryRequest>,
@@ -36,6 +38,7 @@ impl Link {
             proxy: Subscriber::new("i", "test"),
             wants: Vec::new(),
             known: HashMap::new(),
+            snapshot: Snapshot::empty(),
             server: Subscription::default(),
             concerns: BTreeSet::new(),
             up: VecDeque::new(),
@@ -88,6 +91,7 @@ impl Link {
         for upsert in &step.update.upserts {
             self.check(&upsert.resource);
         }
+        self.snapshot = weft_core::snapshot::apply(&self.snapshot, step.update.clone());
         self.proxy.handle_applied(step);
     }
 
@@ -146,6 +150,19 @@ impl Link {
         }
     }
 
+    /// The proxy is cut off between a message and having it in force, and begins again with what is in force.
+    fn defect(&mut self) {
+        if let Some(update) = self.down.pop_front() {
+            let message = DiscoveryResponse { message: Some(discovery_response::Message::Update(update)) };
+            drop(self.proxy.handle_response(message));
+        }
+        self.proxy.handle_defect(&self.snapshot);
+        if let Some(step) = self.proxy.poll_step() {
+            self.apply(&step);
+        }
+        self.connect();
+    }
+
     fn settle(&mut self, index: &Index) {
         for _ in 0..ROUNDS_MAX {
             if self.proxy.poll_resync().is_some() {
@@ -176,6 +193,7 @@ enum Step {
     Down,
     Settle,
     Reconnect,
+    Defect,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -194,6 +212,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Step::Down),
         Just(Step::Settle),
         Just(Step::Reconnect),
+        Just(Step::Defect),
     ]
 }
 
@@ -230,6 +249,7 @@ proptest! {
                 Step::Down => link.deliver_down(),
                 Step::Settle => link.settle(&index),
                 Step::Reconnect => link.connect(),
+                Step::Defect => link.defect(),
             }
             link.unheard.merge(index.take_touched());
         }
