@@ -17,10 +17,14 @@ use super::lab::{BYSTANDER, HONEST, Lab, until};
 /// What an attack may make a proxy hold beyond what it held before.
 const GROWTH_MAX_KIB: u64 = 32 << 10;
 
-/// How long a bystander may wait in 99 of 100 cases while the attack runs. The aim is 250 ms on a machine of one's own; here
-/// the proxies are not optimised, share two cores with the attackers, the application and often a build, and one worker
-/// makes all handshakes. This still tells waiting for one's turn from waiting for an attacker, whose shortest bound is 10 s.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// And soon after it: what is freed goes back, but for what the next connections need anyway.
+const KEPT_MAX_KIB: u64 = 4 << 10;
+
+/// How long a bystander may wait in 99 of 100 cases while the attack runs. As users run it (`cargo test --release`, on a
+/// machine of one's own) that is 250 ms. Otherwise the proxies are not optimised, share two cores with the attackers, the
+/// application and often a build, and one worker makes all handshakes; 5 s still tells waiting for one's turn from waiting
+/// for an attacker, whose shortest bound is 10 s.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 5000 } else { 250 });
 
 /// One attack at a time: they are not to wait for each other.
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -64,14 +68,13 @@ impl Before {
         Ok(())
     }
 
-    /// When it is over: descriptors are what they were, but for pooled connections, and memory is within its bound still. The
-    /// system's allocator keeps some of what was freed, so less is not asked.
+    /// When it is over: descriptors are what they were, but for pooled connections, and memory has been given back.
     pub(crate) async fn is_back(&self, lab: &Lab) -> anyhow::Result<()> {
         until("memory and descriptors are given back", DEADLINE, || {
             for (at, proxy) in proxies(lab).into_iter().enumerate() {
                 let rss = proxy.rss_kib().map_err(|error| error.to_string())?;
                 let fds = proxy.open_fds().map_err(|error| error.to_string())?;
-                if rss > self.rss_kib[at] + GROWTH_MAX_KIB || fds > self.fds[at] + POOLED_MAX {
+                if rss > self.rss_kib[at] + KEPT_MAX_KIB || fds > self.fds[at] + POOLED_MAX {
                     return Err(format!(
                         "{} KiB and {} descriptors became {rss} and {fds}",
                         self.rss_kib[at], self.fds[at]
@@ -133,6 +136,7 @@ impl Bystander {
             lab.expect([("", 200)], [("", 200)]);
         }
         let p99 = waits[waits.len() * 99 / 100];
+        eprintln!("bystander: p99 of {} is {p99:?}", waits.len());
         ensure!(p99 <= PATIENCE, "one of a hundred waited {p99:?}");
         Ok(())
     }

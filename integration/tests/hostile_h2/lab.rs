@@ -22,12 +22,16 @@ use crate::apps::{App, Heard};
 /// How long a flood goes on, over as many connections as it takes.
 pub(crate) const FLOOD: Duration = Duration::from_millis(700);
 
-/// By how much the memory of a proxy may be above what it was before, during an attack and after it.
+/// By how much the memory of a proxy may be above what it was before while an attack runs.
 const GROWTH_KIB: u64 = 32 * 1024;
 
-/// 99 of 100 requests of bystanders are answered within this. The aim is 250 ms on a machine of one's own; tests share
-/// theirs with other tests, without optimisation.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// And soon after it: what is freed goes back, but for what the next connections need anyway.
+const KEPT_KIB: u64 = 4 * 1024;
+
+/// 99 of 100 requests of bystanders are answered within this. As users run it (`cargo test --release`, on a machine of
+/// one's own) that is 250 ms; without optimisation, beside other tests, it still tells waiting for one's turn from waiting
+/// for an attacker.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2000 } else { 250 });
 
 /// A connection of any kind.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -138,7 +142,7 @@ impl Lab {
         }
         wait_for("memory given back", DEADLINE, || async {
             let now = self.memory();
-            let back = now.iter().zip(before).all(|(now, before)| *now <= before + GROWTH_KIB);
+            let back = now.iter().zip(before).all(|(now, before)| *now <= before + KEPT_KIB);
             if back { Ok(()) } else { Err(format!("{now:?} KiB instead of {before:?}")) }
         })
         .await
