@@ -111,6 +111,10 @@ pub(super) fn looser(ours: &Seen) -> Option<&'static str> {
     if path.starts_with('/') && http::Uri::try_from(path).is_err() {
         return Some("RFC 9110, 7.7: a proxy forwards the path as it is; servers refuse what they do not like");
     }
+    let authority = ours.first.split(' ').nth(1).unwrap_or_default();
+    if authority.contains('%') && http::uri::Authority::try_from(authority).is_err() {
+        return Some("RFC 3986, 3.2.2: a registered name may have octets written with a percent sign");
+    }
     let lengths = ours.fields.iter().filter(|(name, _)| name == "content-length");
     if lengths.map(|(_, value)| value.as_slice()).any(|v| v.starts_with(b"184467440737095516")) {
         return Some("hyper keeps the largest two lengths of 64 bits for itself");
