@@ -1,6 +1,7 @@
 //! Keeps the identity fresh for as long as the process lives. Runs on the control thread.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -134,7 +135,6 @@ impl RenewError {
 /// A failed try is repeated with jittered back-off; the old certificate stays in use until it expires (K1), and after that
 /// the token is tried again (K2). Roots that the control plane tells meanwhile are believed at once, so that old and new
 /// ones overlap before anybody's certificate changes (S5).
-#[derive(Debug)]
 pub struct IdentityKeeper {
     control_plane: ControlPlane,
     proof: Proof,
@@ -154,6 +154,13 @@ pub struct IdentityKeeper {
     by_token: bool,
     due_now: bool,
     backoff: Duration,
+}
+
+impl fmt::Debug for IdentityKeeper {
+    // Without the keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentityKeeper").field("control_plane", &self.control_plane).finish_non_exhaustive()
+    }
 }
 
 impl IdentityKeeper {
