@@ -1,10 +1,10 @@
 //! Little bytes that become many fields.
 
 use weft_integration::raw::h2::Event;
-use weft_integration::raw::h2_frame::{Frame, code};
+use weft_integration::raw::h2_frame::Frame;
 use weft_integration::raw::h2_hpack::{Indexing, block, indexed, literal};
 
-use crate::floods::flood_every_way;
+use crate::floods::{AS_FLOOD, flood_every_way};
 use crate::lab::{H1, H2, Lab, Way, ask, get, status};
 
 /// The newest entry of the dynamic table.
@@ -23,7 +23,7 @@ fn repeating(path: &str, name: &str, value: &[u8], times: usize) -> Vec<u8> {
 async fn bomb(path: &'static str, name: &'static str, value: Vec<u8>, times: usize) {
     let request = Frame::headers(1, repeating(path, name, &value, times), true);
     let bytes: Vec<u8> = request.fragmented(16_384).iter().flat_map(Frame::encode).collect();
-    flood_every_way("flood", code::ENHANCE_YOUR_CALM, true, move || {
+    flood_every_way(&[AS_FLOOD], true, move || {
         let bytes = bytes.clone();
         Box::new(move || bytes.clone())
     })
