@@ -5,7 +5,15 @@
 //! address. Connections of the proxy go where they want, with one exception: to an own address that is not the loopback one
 //! they go to the inbound port, so that a workload which calls itself meets its inbound policy as any caller does. Inbound
 //! delivers to the application from [`DELIVERY_V4`] or [`DELIVERY_V6`], and that is the exception's exception, or it would
-//! call itself for ever. Only TCP is redirected; UDP and ICMP are left alone.
+//! call itself for ever. Of UDP only questions to name servers are redirected, and those where [`InterceptConfig::dns`] says
+//! so.
+//!
+//! A question to a name server that the workload's resolv.conf names goes to the resolver in the proxy, which answers from the
+//! mesh or asks that server itself. Others are left alone: who asks a certain server means it, and one on this host (Docker's,
+//! systemd-resolved) must reach the servers behind it. Those rules come first of all, because Docker itself gives questions to
+//! its server another destination. The kernel remembers for half a minute from which port to which server a question went,
+//! and treats the next one from there alike. So that one of the proxy's never meets the memory of one of the application's,
+//! or the other way round, those of the application are remembered apart, in [`DNS_ZONE`].
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,7 +24,7 @@ pub mod iptables;
 pub mod nft;
 mod rule;
 
-use rule::{Action, Chain, Condition, Rule};
+use rule::{Action, Chain, Condition, Rule, Transport};
 pub use rule::{Family, RuleSet};
 
 /// Address from which inbound delivers to the local application, IPv4. All of 127.0.0.0/8 is local on Linux.
@@ -32,8 +40,12 @@ pub const PROXY_UID: u32 = 2113;
 /// CAP_NET_ADMIN over the network namespace can set a mark, so the application must not have that.
 pub const PROXY_MARK: u32 = 0x2113;
 
-/// DNS over TCP is not captured: resolvers outside the mesh know nothing of it.
-const DNS_PORT: u16 = 53;
+/// Port of name servers. Where questions to them are not led to the resolver, they are not captured by TCP either: servers
+/// outside the mesh know nothing of it.
+pub const DNS_PORT: u16 = 53;
+
+/// Conntrack zone of the application's questions to name servers.
+pub const DNS_ZONE: u16 = 0x2113;
 
 const LOOPBACK_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
@@ -59,6 +71,17 @@ pub struct InterceptConfig {
     pub exclude_cidrs: BTreeSet<IpNet>,
     /// Connections of these users go straight to their destination.
     pub exclude_uids: BTreeSet<u32>,
+    /// Which questions to name servers go to the proxy's resolver. Default: none.
+    pub dns: Option<DnsCapture>,
+}
+
+/// Questions to name servers that go to the proxy's resolver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsCapture {
+    /// Port of the resolver, on the loopback address of either family.
+    pub port: u16,
+    /// The servers.
+    pub servers: BTreeSet<IpAddr>,
 }
 
 impl Default for InterceptConfig {
@@ -73,6 +96,7 @@ impl Default for InterceptConfig {
             exclude_outbound_ports: BTreeSet::new(),
             exclude_cidrs: BTreeSet::new(),
             exclude_uids: BTreeSet::new(),
+            dns: None,
         }
     }
 }
@@ -81,10 +105,10 @@ impl Default for InterceptConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InterceptError {
     /// One port cannot tell outbound from inbound.
-    #[error("outbound and inbound port must differ")]
+    #[error("outbound, inbound and resolver's port must differ")]
     SamePort,
     /// Port 0 is none.
-    #[error("outbound and inbound port must not be 0")]
+    #[error("outbound, inbound and resolver's port must not be 0")]
     NoPort,
     /// Mark 0 is every packet without a mark.
     #[error("mark must not be 0: that is every packet without a mark")]
@@ -100,10 +124,11 @@ impl InterceptConfig {
     /// # Errors
     /// Any [`InterceptError`].
     pub fn rules(&self, family: Family) -> Result<RuleSet, InterceptError> {
-        if self.outbound_port == self.inbound_port {
+        let dns = self.dns.as_ref().map(|dns| dns.port);
+        if self.outbound_port == self.inbound_port || [self.outbound_port, self.inbound_port].map(Some).contains(&dns) {
             return Err(InterceptError::SamePort);
         }
-        if self.outbound_port == 0 || self.inbound_port == 0 {
+        if self.outbound_port == 0 || self.inbound_port == 0 || dns == Some(0) {
             return Err(InterceptError::NoPort);
         }
         if self.mark == Some(0) {
@@ -118,6 +143,9 @@ impl InterceptConfig {
         proxy(&mut List { chain: Chain::Proxy, rules: &mut rules }, family);
         List { chain: Chain::Prerouting, rules: &mut rules }.add(None, Action::Jump(Chain::Inbound));
         List { chain: Chain::Output, rules: &mut rules }.add(None, Action::Jump(Chain::Outbound));
+        if let Some(dns) = &self.dns {
+            self.questions(dns, &mut rules, family);
+        }
         Ok(RuleSet { family, rules })
     }
 
@@ -142,15 +170,52 @@ impl InterceptConfig {
         for port in self.never_captured().union(&self.exclude_outbound_ports) {
             list.add(Condition::ToPort(*port), Action::Return);
         }
+        self.excluded_networks(list, family);
+        list.add(None, Action::Redirect(self.outbound_port));
+    }
+
+    fn excluded_networks(&self, list: &mut List<'_>, family: Family) {
         for net in self.exclude_cidrs.iter().filter(|net| family.has(net.addr())) {
             list.add(Condition::To(net.trunc()), Action::Return);
         }
-        list.add(None, Action::Redirect(self.outbound_port));
+    }
+
+    fn questions(&self, dns: &DnsCapture, rules: &mut Vec<Rule>, family: Family) {
+        let servers = || dns.servers.iter().copied().filter(|server| family.has(*server));
+        let list = &mut List { chain: Chain::Dns, rules };
+        self.unasked(list, family);
+        for (server, transport) in servers().flat_map(|server| Transport::BOTH.map(|transport| (server, transport))) {
+            list.add(Condition::QuestionTo(transport, server), Action::Redirect(dns.port));
+        }
+        // Connections of TCP have an end, and with it the memory of them.
+        let list = &mut List { chain: Chain::DnsZone, rules };
+        self.unasked(list, family);
+        for server in servers() {
+            list.add(Condition::QuestionTo(Transport::Udp, server), Action::Zone(DNS_ZONE));
+        }
+        let list = &mut List { chain: Chain::OutputFirst, rules };
+        for transport in Transport::BOTH {
+            list.add(Condition::Question(transport), Action::Jump(Chain::Dns));
+        }
+        let list = &mut List { chain: Chain::OutputRaw, rules };
+        list.add(Condition::Question(Transport::Udp), Action::Jump(Chain::DnsZone));
+    }
+
+    /// Whose questions go where they are sent.
+    fn unasked(&self, list: &mut List<'_>, family: Family) {
+        for uid in self.proxy_uid.iter().chain(&self.exclude_uids) {
+            list.add(Condition::Uid(*uid), Action::Return);
+        }
+        if let Some(mark) = self.mark {
+            list.add(Condition::Mark(mark), Action::Return);
+        }
+        self.excluded_networks(list, family);
     }
 
     fn never_captured(&self) -> BTreeSet<u16> {
         let capture = [self.outbound_port, self.inbound_port, DNS_PORT];
-        self.own_ports.iter().copied().chain(capture).collect()
+        let dns = self.dns.as_ref().map(|dns| dns.port);
+        self.own_ports.iter().copied().chain(capture).chain(dns).collect()
     }
 }
 

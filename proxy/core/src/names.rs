@@ -5,7 +5,9 @@
 //! The shorter ones may as well be somebody else's (`github.com` reads like a service of a namespace `com`), so what the
 //! mesh does not have is passed on.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{AddrParseError, IpAddr};
+use std::str::FromStr;
 
 use crate::model::ServiceKey;
 
@@ -128,10 +130,49 @@ fn is_label(text: &str) -> bool {
     (1..=LABEL_MAX).contains(&text.len()) && text.bytes().all(inside) && !text.starts_with('-') && !text.ends_with('-')
 }
 
-/// The name servers of a resolv.conf, each once. One with a zone (`fe80::1%eth0`) is left out.
+/// A name server of a resolv.conf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameServer {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Of a link-local address: by which interface it is reached, as in `fe80::1%eth0`.
+    pub zone: Option<String>,
+}
+
+impl NameServer {
+    /// True of addresses that lead to another machine by each interface.
+    #[must_use]
+    pub fn is_link_local(&self) -> bool {
+        matches!(self.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+    }
+}
+
+impl FromStr for NameServer {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text.split_once('%') {
+            Some((ip, zone)) => {
+                let ip = IpAddr::V6(ip.parse()?);
+                let plain = Self { ip, zone: None };
+                Ok(if plain.is_link_local() { Self { ip, zone: Some(zone.to_owned()) } } else { plain })
+            }
+            None => Ok(Self { ip: text.parse()?, zone: None }),
+        }
+    }
+}
+
+impl fmt::Display for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ip.fmt(f)?;
+        self.zone.iter().try_for_each(|zone| write!(f, "%{zone}"))
+    }
+}
+
+/// The name servers of a resolv.conf, each once.
 #[must_use]
-pub fn nameservers(resolv_conf: &str) -> Vec<IpAddr> {
-    let mut servers: Vec<IpAddr> = Vec::new();
+pub fn nameservers(resolv_conf: &str) -> Vec<NameServer> {
+    let mut servers: Vec<NameServer> = Vec::new();
     for line in resolv_conf.lines() {
         let mut words = line.split_ascii_whitespace();
         if words.next() == Some("nameserver")
@@ -211,8 +252,13 @@ mod tests {
         let text = "# nameserver 1.1.1.1\nsearch a b\nnameserver 10.0.0.1 # first\n\tnameserver\tfd00::1\nnameserver\n\
                     nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameservers 9.9.9.9\nnameserver x\n\
                     nameserver 10.0.0.2\nnameserver 10.0.0.3\n";
-        let expected: Vec<IpAddr> = ["10.0.0.1", "fd00::1", "10.0.0.2"].map(|ip| ip.parse().unwrap()).into();
-        assert_eq!(nameservers(text), expected);
+        let texts = |text: &str| nameservers(text).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(text), ["10.0.0.1", "fd00::1", "fe80::1%eth0"]);
+        // Of an address that is the same by each interface the zone says nothing.
+        assert_eq!(
+            texts("nameserver fe80::1%eth0\nnameserver fe80::1%2\nnameserver fd00::1%eth0").join(" "),
+            "fe80::1%eth0 fe80::1%2 fd00::1"
+        );
         assert!(nameservers("").is_empty());
     }
 }

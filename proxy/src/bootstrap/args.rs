@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_core::identity::join_token::JoinToken;
 
 use super::parse::{AppPort, ServiceTarget, label, service_target};
+use crate::dns::DnsAddress;
 use crate::intercept::{InitArgs, mark};
 
 /// The sidecar and gateway of the Weft service mesh.
@@ -124,9 +125,11 @@ pub struct RunArgs {
 
     /// Also a resolver, by UDP and TCP: NAME (own namespace), NAME.NAMESPACE, NAME.NAMESPACE.svc and
     /// NAME.NAMESPACE.svc.cluster.local have the services' addresses, all else comes from other name servers. For workloads
-    /// whose names nobody else resolves. A resolv.conf can only name port 53; systemd-resolved and dnsmasq any.
-    #[arg(long, env = "WEFT_DNS", value_name = "IP:PORT")]
-    pub dns: Option<SocketAddr>,
+    /// whose names nobody else resolves. A port alone, 15053 by convention: on the loopback addresses, where the same option
+    /// of `weft-proxy init` leads the questions of programs that know nothing of it. With an address: for those who ask it
+    /// there; a resolv.conf can only name port 53, systemd-resolved and dnsmasq any.
+    #[arg(long, env = "WEFT_DNS", value_name = "[IP:]PORT")]
+    pub dns: Option<DnsAddress>,
 
     /// Whose name servers --dns asks; followed as it changes. Where the workload's own names this resolver, another file.
     #[arg(long, env = "WEFT_DNS_RESOLV_CONF", value_name = "FILE", default_value = "/etc/resolv.conf")]

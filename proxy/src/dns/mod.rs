@@ -4,6 +4,7 @@
 //! It runs on the control thread. All it holds is bounded: questions under way, connections, answers kept. Questions that
 //! wait for upstreams have a bound of their own, so that names of the mesh are answered while upstreams are not.
 
+mod address;
 mod counts;
 mod forward;
 mod lookup;
@@ -27,15 +28,17 @@ use crate::identity::{ControlPlane, IdentityWatch};
 use crate::supervise::{Supervisor, Task};
 use lookup::Lookup;
 use resolver::Resolver;
+use serve::Sockets;
 use upstreams::Upstreams;
 
+pub use address::DnsAddress;
 pub use counts::DnsCounts;
 
 /// What a resolver is made of.
 #[derive(Debug)]
 pub struct DnsSetup {
-    /// Where it is asked, by UDP and TCP.
-    pub listen: SocketAddr,
+    /// Where it is asked.
+    pub listen: DnsAddress,
     /// Whose name servers answer what the mesh does not.
     pub resolv_conf: PathBuf,
     /// What the proxy knows.
@@ -51,14 +54,15 @@ pub struct DnsSetup {
 }
 
 /// Opens the sockets, and answers on this runtime from now on, for as long as the process lives. Returns the counters, and
-/// the address (port 0 lets the kernel choose).
+/// the first address (port 0 lets the kernel choose).
 ///
 /// # Errors
 /// Whatever the kernel says of the address.
 pub fn start(setup: DnsSetup) -> anyhow::Result<(Arc<DnsCounts>, SocketAddr)> {
     let DnsSetup { listen, resolv_conf, snapshot, control_plane, identity, supervisor, clock } = setup;
-    let sockets = serve::bind(listen).with_context(|| format!("--dns: cannot listen on {listen}"))?;
-    let own = sockets.address;
+    let sockets = serve::bind(&listen.sockets()).with_context(|| format!("--dns: cannot listen on {listen}"))?;
+    let own: Vec<SocketAddr> = sockets.iter().map(|sockets| sockets.address).collect();
+    let first = *own.first().context("--dns: no address")?;
     // Without a control plane nobody says which namespace this is; files that need none mean the usual one.
     let usual = control_plane.is_none().then_some("default");
     let lookup = match control_plane {
@@ -68,14 +72,16 @@ pub fn start(setup: DnsSetup) -> anyhow::Result<(Arc<DnsCounts>, SocketAddr)> {
     let upstreams = Upstreams::new(&resolv_conf, own);
     let resolver = Arc::new(Resolver::new(lookup, upstreams, identity, usual));
     let counts = resolver.counts();
-    let (udp, tcp) = (Arc::new(sockets.udp), Arc::new(sockets.tcp));
     let follower = Arc::clone(&resolver);
     supervisor.spawn(Task::Dns, move || Arc::clone(&follower).follow_upstreams());
-    let answerer = Arc::clone(&resolver);
-    supervisor.spawn(Task::Dns, move || serve::datagrams(Arc::clone(&answerer), Arc::clone(&udp)));
-    supervisor.spawn(Task::Dns, move || serve::streams(Arc::clone(&resolver), Arc::clone(&tcp)));
-    tracing::info!(address = %own, "--dns: answering");
-    Ok((counts, own))
+    for Sockets { address, udp, tcp } in sockets {
+        let (udp, tcp) = (Arc::new(udp), Arc::new(tcp));
+        let [by_udp, by_tcp] = [Arc::clone(&resolver), Arc::clone(&resolver)];
+        supervisor.spawn(Task::Dns, move || serve::datagrams(Arc::clone(&by_udp), Arc::clone(&udp)));
+        supervisor.spawn(Task::Dns, move || serve::streams(Arc::clone(&by_tcp), Arc::clone(&tcp)));
+        tracing::info!(%address, "--dns: answering");
+    }
+    Ok((counts, first))
 }
 
 /// Unguessable, for the ids of questions.

@@ -29,6 +29,8 @@ pub(super) struct Question {
     /// As it came.
     pub(super) bytes: Vec<u8>,
     edns: bool,
+    /// Its extension is of a version that nobody knows.
+    pub(super) bad_version: bool,
     /// The largest answer that the client takes by UDP.
     pub(super) udp_bytes: usize,
 }
@@ -62,7 +64,9 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let edns = Message::from_vec(bytes).ok().and_then(|message| message.edns);
     let udp_bytes = edns.as_ref().map_or(*UDP_BYTES.start(), Edns::max_payload);
     let udp_bytes = udp_bytes.clamp(*UDP_BYTES.start(), *UDP_BYTES.end()).into();
-    Parsed::Question(Box::new(Question { metadata, query, bytes: bytes.to_vec(), edns: edns.is_some(), udp_bytes }))
+    let bad_version = edns.as_ref().is_some_and(|edns| edns.version() != 0);
+    let edns = edns.is_some();
+    Parsed::Question(Box::new(Question { metadata, query, bytes: bytes.to_vec(), edns, bad_version, udp_bytes }))
 }
 
 impl Question {
@@ -109,6 +113,11 @@ impl Question {
     /// The answer that there is none for now.
     pub(super) fn failure(&self) -> Option<Vec<u8>> {
         encode(&self.response(ResponseCode::ServFail))
+    }
+
+    /// The answer to a question whose extension nobody knows (RFC 6891, 6.1.3).
+    pub(super) fn unknown_version(&self) -> Option<Vec<u8>> {
+        encode(&self.response(ResponseCode::BADVERS))
     }
 
     /// `answer`, or, where it is too long for UDP, word that it is to be had by TCP.

@@ -75,6 +75,9 @@ impl Resolver {
     }
 
     async fn answer(&self, question: &Question, way: Way) -> (Outcome, Option<Vec<u8>>) {
+        if question.bad_version {
+            return (Outcome::Refused, question.unknown_version());
+        }
         let labels = question.labels();
         if labels.as_ref().is_some_and(|labels| self.upstreams.is_probe(labels)) {
             return (Outcome::Loop, question.failure());

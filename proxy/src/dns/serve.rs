@@ -1,7 +1,7 @@
 //! The sockets of the resolver.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdUdp};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener as StdListener, UdpSocket as StdUdp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,28 @@ pub(super) struct Sockets {
     pub(super) tcp: TcpListener,
 }
 
-pub(super) fn bind(address: SocketAddr) -> io::Result<Sockets> {
+/// Opens them all, but none on the loopback address of IPv6 where the host has no such address.
+pub(super) fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<Sockets>> {
+    let mut opened = Vec::new();
+    for address in addresses {
+        match bind_one(*address) {
+            Err(error)
+                if address.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST) && !opened.is_empty() && is_absent(&error) =>
+            {
+                tracing::info!(%address, "--dns: this host has no such address");
+            }
+            sockets => opened.push(sockets?),
+        }
+    }
+    Ok(opened)
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT))
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<Sockets> {
     let both = || -> io::Result<(StdUdp, StdListener)> {
         let udp = StdUdp::bind(address)?;
         let tcp = StdListener::bind(udp.local_addr()?)?;

@@ -99,6 +99,13 @@ async fn what_is_no_good_question_is_refused_or_dropped() {
     let mut two = query("cart.", RecordType::A);
     two.add_query(two.queries[0].clone());
     let none = Message::new(1, MessageType::Query, OpCode::Query);
+    // RFC 6891, 6.1.3: of a version that we do not know, and in the one that we do.
+    let mut later = query("cart.", RecordType::A);
+    later.set_edns(Edns::new()).edns.as_mut().unwrap().set_version(1);
+    let answer = exchange(server, &later).await;
+    // Number 16 has two names.
+    assert_eq!((u16::from(answer.metadata.response_code), answer.answers.len()), (16, 0));
+    assert_eq!(answer.edns.unwrap().version(), 0);
     for (message, code) in [(status, ResponseCode::NotImp), (two, ResponseCode::FormErr), (none, ResponseCode::FormErr)]
     {
         let answer = exchange(server, &message).await;
@@ -115,7 +122,7 @@ async fn what_is_no_good_question_is_refused_or_dropped() {
     assert_eq!(socket.try_recv(&mut [0; 512]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     let mut page = String::new();
     counts.render(&mut page);
-    for expected in ["outcome=\"refused\"} 3", "outcome=\"dropped\"} 2", "outcome=\"answered\"} 1"] {
+    for expected in ["outcome=\"refused\"} 4", "outcome=\"dropped\"} 2", "outcome=\"answered\"} 1"] {
         assert!(page.contains(expected), "{expected} in {page}");
     }
 }

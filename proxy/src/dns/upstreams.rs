@@ -4,12 +4,12 @@
 //! else asks: if it comes in here, that server is left out, too, until the file changes.
 
 use std::io::Read as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use weft_core::names::nameservers;
+use weft_core::names::{NameServer, nameservers};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const PORT: u16 = 53;
 #[derive(Debug)]
 pub(super) struct Upstreams {
     path: PathBuf,
-    own: SocketAddr,
+    own: Vec<SocketAddr>,
     state: Mutex<State>,
 }
 
@@ -39,14 +39,14 @@ struct State {
 
 #[derive(Clone, Debug)]
 struct Server {
-    address: SocketAddr,
+    name: NameServer,
     probe: String,
     looping: bool,
 }
 
 impl Upstreams {
-    /// Those of the file at `path`, for a resolver at `own`.
-    pub(super) fn new(path: &Path, own: SocketAddr) -> Self {
+    /// Those of the file at `path`, for a resolver at the addresses `own`.
+    pub(super) fn new(path: &Path, own: Vec<SocketAddr>) -> Self {
         Self { path: path.to_owned(), own, state: Mutex::default() }
     }
 
@@ -71,9 +71,10 @@ impl Upstreams {
         state.servers = self.servers(&text);
         state.preferred = 0;
         state.text = Some(text);
-        let addresses: Vec<String> = state.servers.iter().map(|server| server.address.to_string()).collect();
-        tracing::info!(servers = addresses.join(","), "--dns: other names are asked of these");
-        state.servers.iter().map(|server| (server.address, server.probe.clone())).collect()
+        let names: Vec<String> = state.servers.iter().map(|server| server.name.to_string()).collect();
+        tracing::info!(servers = names.join(","), "--dns: other names are asked of these");
+        let probe = |server: &Server| Some((address(&server.name)?, server.probe.clone()));
+        state.servers.iter().filter_map(probe).collect()
     }
 
     /// Waits until it is time to look again.
@@ -86,8 +87,10 @@ impl Upstreams {
         let state = self.state();
         let count = state.servers.len();
         let order = (0..count).map(|step| (state.preferred + step) % count);
-        let server =
-            |n| state.servers.get(n).filter(|server: &&Server| !server.looping).map(|server| (n, server.address));
+        let server = |n| {
+            let server: &Server = state.servers.get(n)?;
+            if server.looping { None } else { Some((n, address(&server.name)?)) }
+        };
         order.filter_map(server).collect()
     }
 
@@ -106,7 +109,7 @@ impl Upstreams {
         if !server.looping {
             server.looping = true;
             tracing::error!(
-                server = %server.address,
+                server = %server.name,
                 file = %self.path.display(),
                 "--dns: this name server sends our questions back to us, and is no longer asked; \
                  give the name servers behind it in a file of its own (--dns-resolv-conf)"
@@ -117,33 +120,42 @@ impl Upstreams {
 
     fn servers(&self, text: &str) -> Vec<Server> {
         let mut servers = Vec::new();
-        for ip in nameservers(text) {
-            let address = SocketAddr::new(ip, PORT);
-            if self.is_own(address) {
+        for name in nameservers(text) {
+            if self.own.iter().any(|own| is_own(*own, SocketAddr::new(name.ip, PORT))) {
                 tracing::warn!(
-                    %address,
+                    server = %name,
                     file = %self.path.display(),
                     "--dns: this name server is the resolver itself, and is not asked; \
                      give the others in a file of its own (--dns-resolv-conf)"
                 );
                 continue;
             }
-            servers.push(Server { address, probe: super::random_label(), looping: false });
+            servers.push(Server { name, probe: super::random_label(), looping: false });
         }
         servers
-    }
-
-    fn is_own(&self, address: SocketAddr) -> bool {
-        if address.port() != self.own.port() {
-            return false;
-        }
-        let (own, ip) = (self.own.ip().to_canonical(), address.ip().to_canonical());
-        own == ip || ip.is_unspecified() || (own.is_unspecified() && is_local(ip))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a server is now: the number of the interface that a zone names may change. `None`: there is no such interface.
+fn address(server: &NameServer) -> Option<SocketAddr> {
+    match (server.ip, &server.zone) {
+        (IpAddr::V6(ip), Some(zone)) => {
+            let number = nix::net::if_::if_nametoindex(zone.as_str()).ok().or_else(|| zone.parse().ok())?;
+            Some(SocketAddrV6::new(ip, PORT, 0, number).into())
+        }
+        (ip, _) => Some(SocketAddr::new(ip, PORT)),
+    }
+}
+
+/// Whether a resolver at `own` would ask itself there.
+fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
+    let (own_ip, ip) = (own.ip().to_canonical(), address.ip().to_canonical());
+    let same = own_ip == ip || ip.is_unspecified() || (own_ip.is_unspecified() && is_local(ip));
+    same && address.port() == own.port()
 }
 
 /// An address of this machine.
@@ -169,7 +181,7 @@ mod tests {
     fn the_file_is_followed_and_we_are_never_among_them() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
-        let upstreams = Upstreams::new(&path, "127.0.0.1:53".parse().unwrap());
+        let upstreams = Upstreams::new(&path, vec!["127.0.0.1:53".parse().unwrap()]);
         assert!(upstreams.refresh().is_empty() && addresses(&upstreams).is_empty(), "no file");
         std::fs::write(&path, "nameserver 127.0.0.1\nnameserver 10.0.0.1\nnameserver 10.0.0.2\n").unwrap();
         let probes = upstreams.refresh();
@@ -195,10 +207,18 @@ mod tests {
 
     #[test]
     fn a_wildcard_is_every_address_of_the_machine() {
-        let own = Upstreams::new(Path::new("/nowhere"), "0.0.0.0:53".parse().unwrap());
-        assert!(own.is_own("127.0.0.9:53".parse().unwrap()));
-        assert!(!own.is_own("192.0.2.1:53".parse().unwrap()));
-        let high = Upstreams::new(Path::new("/nowhere"), "127.0.0.1:15053".parse().unwrap());
-        assert!(!high.is_own("127.0.0.1:53".parse().unwrap()), "another port is another server");
+        let is_own = |own: &str, address: &str| is_own(own.parse().unwrap(), address.parse().unwrap());
+        assert!(is_own("0.0.0.0:53", "127.0.0.9:53"));
+        assert!(!is_own("0.0.0.0:53", "192.0.2.1:53"));
+        assert!(!is_own("127.0.0.1:15053", "127.0.0.1:53"), "another port is another server");
+    }
+
+    #[test]
+    fn a_zone_is_an_interface() {
+        let at = |zone: &str| address(&NameServer { ip: "fe80::1".parse().unwrap(), zone: Some(zone.to_owned()) });
+        let lo = nix::net::if_::if_nametoindex("lo").unwrap();
+        let expected = SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), 53, 0, lo));
+        assert_eq!((at("lo"), at(&lo.to_string())), (Some(expected), Some(expected)));
+        assert_eq!(at("no-such-if"), None);
     }
 }

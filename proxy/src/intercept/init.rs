@@ -1,13 +1,22 @@
 //! `weft-proxy init`: the command line of interception.
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
+use anyhow::Context as _;
 use clap::Args;
 use ipnet::IpNet;
-use weft_core::intercept::{InterceptConfig, PROXY_UID};
+use weft_core::intercept::{DnsCapture, InterceptConfig, PROXY_UID};
+use weft_core::names::{NameServer, nameservers};
+
+use crate::dns::DnsAddress;
 
 use super::apply::{Backend, Ipv6, apply, plan};
+
+/// Where programs read which name servers there are.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Redirect the TCP connections of this network namespace into the proxy.
 ///
@@ -51,6 +60,17 @@ pub struct InitArgs {
     #[arg(long, env = "WEFT_EXCLUDE_UIDS", value_name = "UID", value_delimiter = ',')]
     pub exclude_uid: Vec<u32>,
 
+    /// Also redirect questions to name servers: to the proxy's resolver on this port (`run --dns`), 15053 by convention. Those
+    /// of the proxy itself and of excluded users are not, nor those to other servers than --dns-server. With an address nothing
+    /// is redirected: programs ask the resolver there.
+    #[arg(long, env = "WEFT_DNS", value_name = "[IP:]PORT")]
+    pub dns: Option<DnsAddress>,
+
+    /// Name server that programs ask [default: those in /etc/resolv.conf, or 127.0.0.1 where it has none]. The file is read
+    /// once: after it has changed, run this again. Link-local ones cannot be redirected.
+    #[arg(long, env = "WEFT_DNS_SERVERS", value_name = "IP", value_delimiter = ',')]
+    pub dns_server: Vec<IpAddr>,
+
     /// Who writes the rules. Those that the other has written before are removed.
     #[arg(long, env = "WEFT_INTERCEPT_BACKEND", value_enum, default_value_t)]
     pub backend: Backend,
@@ -70,8 +90,8 @@ impl InitArgs {
     /// # Errors
     /// When the rules cannot be applied; then nothing has changed unless the error says so.
     pub fn run(self) -> anyhow::Result<()> {
-        let config = (!self.remove).then(|| self.config());
-        let mut out = std::io::stdout().lock();
+        let config = if self.remove { None } else { Some(self.config(&resolv_conf()?)) };
+        let mut out = io::stdout().lock();
         if self.dry_run {
             for step in plan(config.as_ref(), self.backend)? {
                 writeln!(out, "# {}\n{}", step.command, step.input)?;
@@ -87,18 +107,23 @@ impl InitArgs {
         };
         writeln!(out, "{done} by {} ({families})", applied.by)?;
         if let Some(error) = applied.instead {
-            writeln!(std::io::stderr(), "by {}, because {error}", applied.by)?;
+            writeln!(io::stderr(), "by {}, because {error}", applied.by)?;
+        }
+        if let Some(dns) = config.and_then(|config| config.dns) {
+            let servers: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
+            writeln!(out, "questions to name servers are redirected: {}", servers.join(", "))?;
         }
         if let Some(error) = applied.unread {
             writeln!(
-                std::io::stderr(),
+                io::stderr(),
                 "if there are rules of an earlier init by the other backend, they are still there: {error}"
             )?;
         }
         Ok(())
     }
 
-    fn config(&self) -> InterceptConfig {
+    /// `resolv_conf`: what the file says.
+    fn config(&self, resolv_conf: &str) -> InterceptConfig {
         InterceptConfig {
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
@@ -109,7 +134,31 @@ impl InitArgs {
             exclude_outbound_ports: self.exclude_outbound_port.iter().copied().collect(),
             exclude_cidrs: self.exclude_cidr.iter().copied().collect(),
             exclude_uids: self.exclude_uid.iter().copied().collect(),
+            dns: self
+                .dns
+                .and_then(DnsAddress::redirected)
+                .map(|port| DnsCapture { port, servers: self.servers(resolv_conf) }),
         }
+    }
+
+    fn servers(&self, resolv_conf: &str) -> BTreeSet<IpAddr> {
+        if !self.dns_server.is_empty() {
+            return self.dns_server.iter().copied().collect();
+        }
+        let named = nameservers(resolv_conf);
+        if named.is_empty() {
+            return BTreeSet::from([Ipv4Addr::LOCALHOST.into()]);
+        }
+        named.into_iter().filter(|server| !server.is_link_local()).map(|NameServer { ip, .. }| ip).collect()
+    }
+}
+
+/// Empty where there is none.
+fn resolv_conf() -> anyhow::Result<String> {
+    match std::fs::read(RESOLV_CONF) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).context(RESOLV_CONF),
     }
 }
 
@@ -139,7 +188,11 @@ mod tests {
     fn flags_become_a_configuration() {
         let check = |flags: &str, expected: InterceptConfig| {
             let line = Line::try_parse_from(format!("init {flags}").split_whitespace()).unwrap();
-            assert_eq!(line.init.config(), expected, "{flags}");
+            assert_eq!(
+                line.init.config("nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver fd00::1\n"),
+                expected,
+                "{flags}"
+            );
         };
         let default = InterceptConfig::default;
         check("", default());
@@ -152,6 +205,18 @@ mod tests {
         );
         let nets = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap()).into();
         check("--exclude-cidr 10.0.0.0/8,fd00::/8", InterceptConfig { exclude_cidrs: nets, ..default() });
+        let dns = |servers: &[&str]| InterceptConfig {
+            dns: Some(DnsCapture {
+                port: 15053,
+                servers: servers.iter().map(|server| server.parse().unwrap()).collect(),
+            }),
+            ..default()
+        };
+        check("--dns 15053", dns(&["10.0.0.1", "fd00::1"]));
+        check("--dns 15053 --dns-server 10.0.0.9", dns(&["10.0.0.9"]));
+        check("--dns 127.0.0.1:53", default());
+        let line = Line::try_parse_from(["init", "--dns", "15053"]).unwrap();
+        assert_eq!(line.init.config("search example\n"), dns(&["127.0.0.1"]), "as the C library has it");
         let everything = InterceptConfig {
             outbound_port: 1,
             inbound_port: 2,

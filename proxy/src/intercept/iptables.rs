@@ -1,6 +1,7 @@
-//! Writes rules by the iptables tools: one transaction for each family, and the first put back when the second fails.
+//! Writes rules by the iptables tools: one transaction for each table of each family, and those before it put back when one
+//! fails.
 
-use weft_core::intercept::iptables::{Rules, installed, replace};
+use weft_core::intercept::iptables::{Rules, Table, installed, replace};
 use weft_core::intercept::{Family, RuleSet};
 
 use super::apply::{Step, Writer};
@@ -33,20 +34,17 @@ impl Writer for Iptables {
     }
 
     fn plan(&self, wanted: &[RuleSet]) -> Vec<Step> {
-        let step = |tools: &Tools| Step {
-            command: format!("{}-restore {}", tools.stem, RESTORE.join(" ")),
-            input: tools.transaction(wanted),
+        let steps = |tools: &Tools| {
+            let command = format!("{}-restore {}", tools.stem, RESTORE.join(" "));
+            tools.transactions(wanted).map(|(_, input)| Step { command: command.clone(), input })
         };
-        std::iter::once(&self.v4).chain(&self.v6).map(step).collect()
+        std::iter::once(&self.v4).chain(&self.v6).flat_map(steps).collect()
     }
 
     fn write(&self, wanted: &[RuleSet]) -> Result<(), ApplyError> {
         self.v4.write(wanted)?;
         let Some(v6) = &self.v6 else { return Ok(()) };
-        v6.write(wanted).map_err(|failure| match self.v4.put_back() {
-            Ok(()) => failure,
-            Err(rollback) => failure.and_not_put_back(rollback),
-        })
+        v6.write(wanted).map_err(|failure| and_put_back(failure, self.v4.put_back()))
     }
 }
 
@@ -55,8 +53,10 @@ struct Tools {
     family: Family,
     /// Path up to and without `-save`.
     stem: String,
-    /// The table as it was.
+    /// `nat` as it was.
     saved: String,
+    /// `raw` as it was, if there are rules of ours.
+    saved_raw: String,
 }
 
 impl Tools {
@@ -82,24 +82,49 @@ impl Tools {
 
     /// `None` when there is no such tool.
     fn read(family: Family, stem: String) -> Result<Option<Self>, ApplyError> {
-        let saved = save(&stem)?;
-        Ok(saved.map(|saved| Self { family, stem, saved }))
+        let Some(saved) = save(&stem, Table::Nat)? else { return Ok(None) };
+        let need_raw = installed(&saved).need_raw();
+        let saved_raw = if need_raw { save(&stem, Table::Raw)?.unwrap_or_default() } else { String::new() };
+        Ok(Some(Self { family, stem, saved, saved_raw }))
     }
 
-    fn transaction(&self, wanted: &[RuleSet]) -> String {
+    /// In an order in which `nat` says at any moment whether `raw` has rules of ours.
+    fn transactions(&self, wanted: &[RuleSet]) -> [(Table, String); 2] {
         let wanted = wanted.iter().find(|rules| rules.family() == self.family);
-        replace(&self.saved, &wanted.map(Rules::from).unwrap_or_default())
+        let [nat, raw] =
+            [Table::Nat, Table::Raw].map(|table| wanted.map(|set| Rules::of(set, table)).unwrap_or_default());
+        let first_nat = nat.need_raw();
+        let nat = (Table::Nat, replace(Table::Nat, &self.saved, &nat));
+        let raw = (Table::Raw, replace(Table::Raw, &self.saved_raw, &raw));
+        if first_nat { [nat, raw] } else { [raw, nat] }
     }
 
     fn write(&self, wanted: &[RuleSet]) -> Result<(), ApplyError> {
-        self.restore(&self.transaction(wanted))
+        let [first, second] = self.transactions(wanted);
+        self.restore(&first.1)?;
+        self.restore(&second.1).map_err(|failure| and_put_back(failure, self.put_back_table(first.0)))
     }
 
-    /// Makes our part of the table what it was when it was read.
+    /// Makes our part of the tables what it was when they were read.
     fn put_back(&self) -> Result<(), ApplyError> {
+        let now = self.save_again(Table::Nat)?;
+        if installed(&now).need_raw() || !self.saved_raw.is_empty() {
+            self.put_back_table(Table::Raw)?;
+        }
+        self.put_back_table(Table::Nat)
+    }
+
+    fn put_back_table(&self, table: Table) -> Result<(), ApplyError> {
+        let former = match table {
+            Table::Nat => &self.saved,
+            Table::Raw => &self.saved_raw,
+        };
+        self.restore(&replace(table, &self.save_again(table)?, &installed(former)))
+    }
+
+    fn save_again(&self, table: Table) -> Result<String, ApplyError> {
         let gone = || ApplyError::Tool { tool: self.stem.clone(), reason: "it is gone".to_owned() };
-        let now = save(&self.stem)?.ok_or_else(gone)?;
-        self.restore(&replace(&now, &installed(&self.saved)))
+        save(&self.stem, table)?.ok_or_else(gone)
     }
 
     fn restore(&self, transaction: &str) -> Result<(), ApplyError> {
@@ -107,8 +132,15 @@ impl Tools {
     }
 }
 
-fn save(stem: &str) -> Result<Option<String>, ApplyError> {
-    ask(&format!("{stem}-save"), &["-t", "nat"])
+fn save(stem: &str, table: Table) -> Result<Option<String>, ApplyError> {
+    ask(&format!("{stem}-save"), &["-t", table.name()])
+}
+
+fn and_put_back(failure: ApplyError, put_back: Result<(), ApplyError>) -> ApplyError {
+    match put_back {
+        Ok(()) => failure,
+        Err(rollback) => failure.and_not_put_back(rollback),
+    }
 }
 
 #[cfg(test)]
@@ -118,7 +150,7 @@ mod tests {
     use std::path::Path;
 
     use nix::sched::{CloneFlags, unshare};
-    use weft_core::intercept::InterceptConfig;
+    use weft_core::intercept::{DnsCapture, InterceptConfig};
 
     use super::*;
 
@@ -129,6 +161,11 @@ mod tests {
 
     fn tools(family: Family, stem: &str) -> Tools {
         Tools::read(family, stem.to_owned()).unwrap().unwrap_or_else(|| panic!("{stem} is not installed"))
+    }
+
+    fn with_dns() -> InterceptConfig {
+        let servers = ["127.0.0.11", "fd00::1"].map(|server| server.parse().unwrap()).into();
+        InterceptConfig { dns: Some(DnsCapture { port: 15053, servers }), ..InterceptConfig::default() }
     }
 
     fn wanted(config: &InterceptConfig) -> [RuleSet; 2] {
@@ -149,12 +186,13 @@ mod tests {
                 let apply = |wanted: &[RuleSet]| {
                     both().write(wanted).unwrap();
                     let now = both();
-                    [now.v4.saved, now.v6.unwrap().saved].map(|saved| installed(&saved))
+                    let v6 = now.v6.unwrap();
+                    [now.v4.saved, now.v4.saved_raw, v6.saved, v6.saved_raw].map(|saved| installed(&saved))
                 };
-                let none = [Rules::default(), Rules::default()];
-                let wanted = wanted(&InterceptConfig::default());
+                let none = [(); 4].map(|()| Rules::default());
+                let wanted = wanted(&with_dns());
                 let once = apply(&wanted);
-                assert_ne!(once, none, "{variant}");
+                assert!(!once.contains(&Rules::default()), "{variant}: {once:?}");
                 assert_eq!(apply(&wanted), once, "{variant}");
                 assert_eq!(apply(&[]), none, "{variant}");
             }
@@ -162,6 +200,30 @@ mod tests {
         for variant in ["-nft", "-legacy"] {
             std::thread::spawn(in_own_namespace(variant)).join().unwrap();
         }
+    }
+
+    /// With the real tools, of which one refuses the second table.
+    #[test]
+    fn when_raw_fails_nat_is_put_back() {
+        assert!(nix::unistd::geteuid().is_root(), "this test writes redirection rules: run it as root");
+        let directory = tempfile::tempdir().unwrap();
+        let stem = directory.path().join("iptables").display().to_string();
+        script(Path::new(&format!("{stem}-save")), "exec iptables-save \"$@\"");
+        let refuse = r#"input=$(cat); case $input in "*raw"*) echo no such table >&2; exit 1;; esac
+            echo "$input" | iptables-restore "$@""#;
+        script(Path::new(&format!("{stem}-restore")), refuse);
+        let in_own_namespace = move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let v4 = || tools(Family::V4, &stem);
+            for before in [&[][..], &wanted(&InterceptConfig::default())[..]] {
+                v4().write(before).unwrap();
+                let was = v4().saved;
+                let error = v4().write(&wanted(&with_dns())).unwrap_err();
+                assert!(error.to_string().contains("no such table"), "{error}");
+                assert_eq!(installed(&v4().saved), installed(&was));
+            }
+        };
+        std::thread::spawn(in_own_namespace).join().unwrap();
     }
 
     /// With the real tools for IPv4, and for IPv6 ones that can read and not write.
@@ -175,10 +237,11 @@ mod tests {
         let in_own_namespace = move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             let v4 = || Tools::find(Family::V4).unwrap();
-            let ours = || installed(&v4().saved);
+            let ours = || [v4().saved, v4().saved_raw].map(|saved| installed(&saved));
             let other = wanted(&InterceptConfig { inbound_port: 1, ..InterceptConfig::default() });
             // From nothing to nothing, and from another configuration back to it.
-            for before in [&[][..], &other[..]] {
+            let dns = wanted(&with_dns());
+            for before in [&[][..], &other[..], &dns[..]] {
                 v4().write(before).unwrap();
                 let was = ours();
                 let both = Iptables { v4: v4(), v6: Some(tools(Family::V6, &stem)) };

@@ -1,15 +1,51 @@
 //! Rules for iptables-restore.
 //!
-//! They live in chains of our own in the `nat` table, so that they can be replaced and removed without touching anybody
-//! else's. [`replace`] takes what `iptables-save` prints and makes one atomic transaction of it that ends in exactly the
+//! They live in chains of our own, in the `nat` table and, where questions to name servers are redirected, in `raw`, so that
+//! they can be replaced and removed without touching anybody else's. [`replace`] takes what `iptables-save` prints of a table
+//! and makes one atomic transaction of it that ends in exactly the
 //! wanted rules, whatever was there before: running it twice is running it once, and a jump is never doubled. The same
 //! function installs, removes (nothing wanted) and rolls back (wanted is what was there before).
 
 use std::fmt::Write as _;
 
+use ipnet::IpNet;
+
+use super::DNS_PORT;
 use super::rule::{Action, Chain, Condition, Rule, RuleSet};
 
 const CHAIN_PREFIX: &str = "WEFT_";
+
+/// Whoever jumps there does so before all else in its chain.
+const FIRST: &str = "WEFT_DNS";
+
+/// A table with rules of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Rewrites destinations.
+    Nat,
+    /// Is asked before connections are looked up. Never has rules of ours where [`Table::Nat`] [asks for none](Rules::need_raw):
+    /// a table that is only looked at may cost every packet of this host from then on.
+    Raw,
+}
+
+impl Table {
+    /// As the tools call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Raw => "raw",
+        }
+    }
+
+    fn of(chain: Chain) -> Self {
+        match chain {
+            Chain::Inbound | Chain::Outbound | Chain::Proxy | Chain::Dns => Self::Nat,
+            Chain::Prerouting | Chain::Output | Chain::OutputFirst => Self::Nat,
+            Chain::DnsZone | Chain::OutputRaw => Self::Raw,
+        }
+    }
+}
 
 /// Rules of our chains and the jumps into them, one `iptables` argument line each, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,12 +54,19 @@ pub struct Rules {
     rules: Vec<String>,
 }
 
-impl From<&RuleSet> for Rules {
-    fn from(set: &RuleSet) -> Self {
-        Self {
-            chains: Chain::OURS.map(|chain| name(chain).to_owned()).into(),
-            rules: set.rules.iter().map(line).collect(),
-        }
+impl Rules {
+    /// The part of a rule set that belongs into a table.
+    #[must_use]
+    pub fn of(set: &RuleSet, table: Table) -> Self {
+        let ours = Chain::OURS.into_iter().filter(|chain| Table::of(*chain) == table && set.uses(*chain));
+        let rules = set.rules.iter().filter(|rule| Table::of(rule.chain) == table);
+        Self { chains: ours.map(|chain| name(chain).to_owned()).collect(), rules: rules.map(line).collect() }
+    }
+
+    /// Of [`Table::Nat`]: whether [`Table::Raw`] has rules of ours, too.
+    #[must_use]
+    pub fn need_raw(&self) -> bool {
+        self.chains.iter().any(|chain| chain == FIRST)
     }
 }
 
@@ -35,6 +78,10 @@ fn line(rule: &Rule) -> String {
         Some(Condition::From(net)) => format!("-s {net}"),
         Some(Condition::To(net)) => format!("-d {net}"),
         Some(Condition::ToPort(port)) => format!("-p tcp -m tcp --dport {port}"),
+        Some(Condition::Question(transport)) => format!("-p {0} -m {0} --dport {DNS_PORT}", transport.name()),
+        Some(Condition::QuestionTo(transport, server)) => {
+            format!("-d {} -p {1} -m {1} --dport {DNS_PORT}", IpNet::from(server), transport.name())
+        }
         Some(Condition::OverLoopback) => "-o lo".to_owned(),
     };
     let action = match rule.action {
@@ -42,6 +89,7 @@ fn line(rule: &Rule) -> String {
         Action::Jump(chain) => format!("-j {}", name(chain)),
         Action::Goto(chain) => format!("-g {}", name(chain)),
         Action::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        Action::Zone(zone) => format!("-j CT --zone-orig {zone}"),
     };
     format!("{} {condition} {action}", name(rule.chain))
 }
@@ -53,11 +101,13 @@ fn name(chain: Chain) -> &'static str {
         Chain::Outbound => "WEFT_OUTBOUND",
         Chain::Proxy => "WEFT_PROXY",
         Chain::Prerouting => "PREROUTING",
-        Chain::Output => "OUTPUT",
+        Chain::Dns => FIRST,
+        Chain::DnsZone => "WEFT_DNS_ZONE",
+        Chain::Output | Chain::OutputFirst | Chain::OutputRaw => "OUTPUT",
     }
 }
 
-/// The part of a `nat` table that is ours, as `iptables-save -t nat` prints it.
+/// The part of a table that is ours, as `iptables-save -t TABLE` prints it.
 #[must_use]
 pub fn installed(saved: &str) -> Rules {
     let mut ours = Rules::default();
@@ -75,15 +125,15 @@ pub fn installed(saved: &str) -> Rules {
     ours
 }
 
-/// One transaction for `iptables-restore --noflush` that leaves exactly the `wanted` of our rules in the table that
-/// `iptables-save -t nat` printed as `saved`. Empty when there is nothing to do: none are wanted and none are there.
+/// One transaction for `iptables-restore --noflush` that leaves exactly the `wanted` of our rules in the `table` that
+/// `iptables-save -t` printed as `saved`. Empty when there is nothing to do: none are wanted and none are there.
 #[must_use]
-pub fn replace(saved: &str, wanted: &Rules) -> String {
+pub fn replace(table: Table, saved: &str, wanted: &Rules) -> String {
     let present = installed(saved);
     if wanted.chains.is_empty() && present.chains.is_empty() && present.rules.is_empty() {
         return String::new();
     }
-    let mut text = String::from("*nat\n");
+    let mut text = format!("*{}\n", table.name());
     // Naming one of our chains creates it, or empties it if it is there.
     let unwanted = present.chains.iter().filter(|chain| !wanted.chains.contains(chain));
     for chain in wanted.chains.iter().chain(unwanted.clone()) {
@@ -93,9 +143,18 @@ pub fn replace(saved: &str, wanted: &Rules) -> String {
     for jump in present.rules.iter().filter(|rule| !rule.starts_with(CHAIN_PREFIX)) {
         writeln!(text, "-D {jump}").ok();
     }
+    let mut first = 0;
     for rule in &wanted.rules {
         // Writing to a String cannot fail.
-        writeln!(text, "-A {rule}").ok();
+        match rule.split_once(' ') {
+            Some((chain, rest)) if !chain.starts_with(CHAIN_PREFIX) && target(rule) == Some(FIRST) => {
+                first += 1;
+                writeln!(text, "-I {chain} {first} {rest}").ok();
+            }
+            _ => {
+                writeln!(text, "-A {rule}").ok();
+            }
+        }
     }
     for chain in unwanted {
         writeln!(text, "-X {chain}").ok();

@@ -6,10 +6,17 @@
 
 use std::fmt::Write as _;
 
+use super::DNS_PORT;
 use super::rule::{Action, Chain, Condition, Family, Rule, RuleSet};
 
 /// Where iptables has its `nat` chains (`dstnat`), and one. As a number, because `nft` knows no name for it in the output hook.
 const PRIORITY: i32 = -100 + 1;
+
+/// Before the same.
+const PRIORITY_FIRST: i32 = -100 - 1;
+
+/// Before connections are looked up (`raw`).
+const PRIORITY_RAW: i32 = -300;
 
 /// One transaction for `nft -f -` that makes our tables exactly these, whatever is there.
 #[must_use]
@@ -19,7 +26,8 @@ pub fn replace(wanted: &[RuleSet]) -> String {
         let table = table(rules.family);
         // Removing what is not there is an error, and adding what is there is none. Writing to a String cannot fail.
         writeln!(text, "add table {table}\ndelete table {table}\ntable {table} {{").ok();
-        for chain in Chain::OURS.into_iter().chain([Chain::Prerouting, Chain::Output]) {
+        let entries = [Chain::Prerouting, Chain::Output, Chain::OutputFirst, Chain::OutputRaw];
+        for chain in Chain::OURS.into_iter().chain(entries).filter(|chain| rules.uses(*chain)) {
             write_chain(&mut text, chain, rules);
         }
         text.push_str("}\n");
@@ -45,12 +53,14 @@ fn table(family: Family) -> &'static str {
 fn write_chain(text: &mut String, chain: Chain, rules: &RuleSet) {
     writeln!(text, "\tchain {} {{", name(chain)).ok();
     let hook = match chain {
-        Chain::Prerouting => Some("prerouting"),
-        Chain::Output => Some("output"),
-        Chain::Inbound | Chain::Outbound | Chain::Proxy => None,
+        Chain::Prerouting => Some(("nat", "prerouting", PRIORITY)),
+        Chain::Output => Some(("nat", "output", PRIORITY)),
+        Chain::OutputFirst => Some(("nat", "output", PRIORITY_FIRST)),
+        Chain::OutputRaw => Some(("filter", "output", PRIORITY_RAW)),
+        Chain::Inbound | Chain::Outbound | Chain::Proxy | Chain::Dns | Chain::DnsZone => None,
     };
-    if let Some(hook) = hook {
-        writeln!(text, "\t\ttype nat hook {hook} priority {PRIORITY}; policy accept;").ok();
+    if let Some((kind, hook, priority)) = hook {
+        writeln!(text, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;").ok();
     }
     for rule in rules.rules.iter().filter(|rule| rule.chain == chain) {
         writeln!(text, "\t\t{} {}", condition(rule, rules.family), action(rule.action)).ok();
@@ -71,6 +81,10 @@ fn condition(rule: &Rule, family: Family) -> String {
         Some(Condition::From(net)) => format!("{ip} saddr {net}"),
         Some(Condition::To(net)) => format!("{ip} daddr {net}"),
         Some(Condition::ToPort(port)) => format!("tcp dport {port}"),
+        Some(Condition::Question(transport)) => format!("{} dport {DNS_PORT}", transport.name()),
+        Some(Condition::QuestionTo(transport, server)) => {
+            format!("{ip} daddr {server} {} dport {DNS_PORT}", transport.name())
+        }
         Some(Condition::OverLoopback) => "oifname \"lo\"".to_owned(),
     }
 }
@@ -81,6 +95,7 @@ fn action(action: Action) -> String {
         Action::Jump(chain) => format!("jump {}", name(chain)),
         Action::Goto(chain) => format!("goto {}", name(chain)),
         Action::Redirect(port) => format!("redirect to :{port}"),
+        Action::Zone(zone) => format!("ct original zone set {zone}"),
     }
 }
 
@@ -91,5 +106,9 @@ fn name(chain: Chain) -> &'static str {
         Chain::Proxy => "proxy",
         Chain::Prerouting => "prerouting",
         Chain::Output => "output",
+        Chain::Dns => "dns",
+        Chain::DnsZone => "dns_zone",
+        Chain::OutputFirst => "output_first",
+        Chain::OutputRaw => "output_raw",
     }
 }

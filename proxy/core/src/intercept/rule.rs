@@ -32,13 +32,17 @@ impl RuleSet {
     pub fn family(&self) -> Family {
         self.family
     }
+
+    pub(super) fn uses(&self, chain: Chain) -> bool {
+        self.rules.iter().any(|rule| rule.chain == chain)
+    }
 }
 
-/// A chain, and what it asks about TCP packets that get there.
+/// A chain, and what it asks about packets that get there: of TCP, and those of questions to name servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub chain: Chain,
-    /// `None`: all.
+    /// `None`: all of TCP.
     pub condition: Option<Condition>,
     pub action: Action,
 }
@@ -52,15 +56,41 @@ pub(super) enum Chain {
     Outbound,
     /// From the proxy.
     Proxy,
+    /// Questions to name servers.
+    Dns,
+    /// The same before their connection is looked up.
+    DnsZone,
     /// What comes to this host.
     Prerouting,
     /// What this host sends.
     Output,
+    /// As [`Self::Output`], before anybody else gives it another destination.
+    OutputFirst,
+    /// As [`Self::Output`], before its connection is looked up.
+    OutputRaw,
 }
 
 impl Chain {
     /// In the order in which they are written.
-    pub(super) const OURS: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Proxy];
+    pub(super) const OURS: [Self; 5] = [Self::Inbound, Self::Outbound, Self::Proxy, Self::Dns, Self::DnsZone];
+}
+
+/// How a question goes to a name server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+}
+
+impl Transport {
+    pub(super) const BOTH: [Self; 2] = [Self::Udp, Self::Tcp];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +102,10 @@ pub(super) enum Condition {
     From(IpNet),
     To(IpNet),
     ToPort(u16),
+    /// To a name server, whichever.
+    Question(Transport),
+    /// To this name server.
+    QuestionTo(Transport, IpAddr),
     /// Goes out by the loopback interface: to an address of this host.
     OverLoopback,
 }
@@ -85,4 +119,6 @@ pub(super) enum Action {
     Goto(Chain),
     /// To this port of the proxy.
     Redirect(u16),
+    /// Its connection is told from others between the same addresses and ports.
+    Zone(u16),
 }

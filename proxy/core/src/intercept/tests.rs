@@ -1,4 +1,4 @@
-use super::iptables::{Rules, installed, replace};
+use super::iptables::{Rules, Table, installed};
 use super::*;
 
 fn config() -> InterceptConfig {
@@ -18,7 +18,98 @@ fn transaction(config: &InterceptConfig, family: Family) -> String {
 }
 
 fn rules(config: &InterceptConfig, family: Family) -> Rules {
-    Rules::from(&config.rules(family).unwrap())
+    Rules::of(&config.rules(family).unwrap(), Table::Nat)
+}
+
+fn replace(saved: &str, wanted: &Rules) -> String {
+    iptables::replace(Table::Nat, saved, wanted)
+}
+
+fn with_dns() -> InterceptConfig {
+    let servers = ["127.0.0.11", "10.9.8.7", "fd00:2::53"].map(|server| server.parse().unwrap());
+    InterceptConfig { dns: Some(DnsCapture { port: 1053, servers: servers.into() }), ..config() }
+}
+
+#[test]
+fn questions_to_name_servers_come_first() {
+    let set = with_dns().rules(Family::V4).unwrap();
+    let nat = Rules::of(&set, Table::Nat);
+    assert!(nat.need_raw() && !rules(&config(), Family::V4).need_raw());
+    let text = replace("", &nat);
+    for expected in [
+        ":WEFT_DNS - [0:0]\n",
+        "-A WEFT_INBOUND -p tcp -m tcp --dport 1053 -j RETURN\n",
+        "-A WEFT_DNS -m owner --uid-owner 2113 -j RETURN
+-A WEFT_DNS -m owner --uid-owner 500 -j RETURN
+-A WEFT_DNS -m mark --mark 0x2113 -j RETURN
+-A WEFT_DNS -d 10.9.0.0/16 -j RETURN
+-A WEFT_DNS -d 10.9.8.7/32 -p udp -m udp --dport 53 -j REDIRECT --to-ports 1053
+-A WEFT_DNS -d 10.9.8.7/32 -p tcp -m tcp --dport 53 -j REDIRECT --to-ports 1053
+-A WEFT_DNS -d 127.0.0.11/32 -p udp -m udp --dport 53 -j REDIRECT --to-ports 1053
+-A WEFT_DNS -d 127.0.0.11/32 -p tcp -m tcp --dport 53 -j REDIRECT --to-ports 1053
+-I OUTPUT 1 -p udp -m udp --dport 53 -j WEFT_DNS
+-I OUTPUT 2 -p tcp -m tcp --dport 53 -j WEFT_DNS
+COMMIT
+",
+    ] {
+        assert!(text.contains(expected), "{expected} not in {text}");
+    }
+    let raw = "\
+*raw
+:WEFT_DNS_ZONE - [0:0]
+-A WEFT_DNS_ZONE -m owner --uid-owner 2113 -j RETURN
+-A WEFT_DNS_ZONE -m owner --uid-owner 500 -j RETURN
+-A WEFT_DNS_ZONE -m mark --mark 0x2113 -j RETURN
+-A WEFT_DNS_ZONE -d 10.9.0.0/16 -j RETURN
+-A WEFT_DNS_ZONE -d 10.9.8.7/32 -p udp -m udp --dport 53 -j CT --zone-orig 8467
+-A WEFT_DNS_ZONE -d 127.0.0.11/32 -p udp -m udp --dport 53 -j CT --zone-orig 8467
+-A OUTPUT -p udp -m udp --dport 53 -j WEFT_DNS_ZONE
+COMMIT
+";
+    assert_eq!(iptables::replace(Table::Raw, "", &Rules::of(&set, Table::Raw)), raw);
+    let none = Rules::of(&config().rules(Family::V4).unwrap(), Table::Raw);
+    assert_eq!((none, iptables::replace(Table::Raw, "", &Rules::default())), (Rules::default(), String::new()));
+}
+
+#[test]
+fn questions_to_name_servers_by_nft() {
+    let expected = "
+	chain dns {
+		meta skuid 2113 return
+		meta skuid 500 return
+		meta mark 0x2113 return
+		ip6 daddr fd00:1::/32 return
+		ip6 daddr fd00:2::53 udp dport 53 redirect to :1053
+		ip6 daddr fd00:2::53 tcp dport 53 redirect to :1053
+	}
+	chain dns_zone {
+		meta skuid 2113 return
+		meta skuid 500 return
+		meta mark 0x2113 return
+		ip6 daddr fd00:1::/32 return
+		ip6 daddr fd00:2::53 udp dport 53 ct original zone set 8467
+	}
+	chain prerouting {
+		type nat hook prerouting priority -99; policy accept;
+		meta l4proto tcp jump inbound
+	}
+	chain output {
+		type nat hook output priority -99; policy accept;
+		meta l4proto tcp jump outbound
+	}
+	chain output_first {
+		type nat hook output priority -101; policy accept;
+		udp dport 53 jump dns
+		tcp dport 53 jump dns
+	}
+	chain output_raw {
+		type filter hook output priority -300; policy accept;
+		udp dport 53 jump dns_zone
+	}
+}
+";
+    let text = nft::replace(&[with_dns().rules(Family::V6).unwrap()]);
+    assert!(text.ends_with(expected), "{text}");
 }
 
 #[test]
@@ -143,6 +234,9 @@ fn nonsense_is_refused() {
     let check = |config: InterceptConfig, expected| assert_eq!(config.rules(Family::V4), Err(expected));
     check(InterceptConfig { inbound_port: 15001, ..config() }, InterceptError::SamePort);
     check(InterceptConfig { inbound_port: 0, ..config() }, InterceptError::NoPort);
+    let dns = |port| InterceptConfig { dns: Some(DnsCapture { port, servers: BTreeSet::new() }), ..config() };
+    check(dns(15001), InterceptError::SamePort);
+    check(dns(0), InterceptError::NoPort);
     check(InterceptConfig { mark: Some(0), ..config() }, InterceptError::NoMark);
     check(InterceptConfig { mark: None, proxy_uid: None, ..config() }, InterceptError::NoExemption);
 }
@@ -159,6 +253,12 @@ fn apply(saved: &str, transaction: &str) -> String {
             }
         } else if let Some(rule) = line.strip_prefix("-A ") {
             rules.push(rule.to_owned());
+        } else if let Some((chain, rest)) = line.strip_prefix("-I ").and_then(|rest| rest.split_once(' ')) {
+            let (number, rest) = rest.split_once(' ').unwrap();
+            let place = |rule: &String| rule.starts_with(&format!("{chain} "));
+            let places: Vec<usize> = (0..rules.len()).filter(|at| place(&rules[*at])).collect();
+            let at = places.get(number.parse::<usize>().unwrap() - 1).copied().unwrap_or(rules.len());
+            rules.insert(at, format!("{chain} {rest}"));
         } else if let Some(rule) = line.strip_prefix("-D ") {
             let at = rules.iter().position(|r| r == rule).unwrap_or_else(|| panic!("-D {rule}: no such rule"));
             rules.remove(at);
@@ -186,7 +286,7 @@ COMMIT
 
 #[test]
 fn twice_is_once_and_removal_leaves_the_rest() {
-    let rules = rules(&config(), Family::V4);
+    let rules = rules(&with_dns(), Family::V4);
     let untouched = apply(FOREIGN, "");
     let once = apply(FOREIGN, &replace(FOREIGN, &rules));
     let twice = apply(&once, &replace(&once, &rules));
@@ -204,7 +304,8 @@ fn twice_is_once_and_removal_leaves_the_rest() {
 #[test]
 fn rolling_back_restores_what_was_there() {
     let before = apply(FOREIGN, &replace(FOREIGN, &rules(&InterceptConfig::default(), Family::V4)));
-    let after = apply(&before, &replace(&before, &rules(&config(), Family::V4)));
+    let after = apply(&before, &replace(&before, &rules(&with_dns(), Family::V4)));
     assert_ne!(after, before);
     assert_eq!(apply(&after, &replace(&after, &installed(&before))), before);
+    assert_eq!(apply(&before, &replace(&before, &installed(&after))), after);
 }

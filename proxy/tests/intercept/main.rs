@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must say where")]
 #![allow(clippy::disallowed_methods, reason = "the sockets here are the applications', not the proxy's")]
 
+mod questions;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, geteuid, gettid, setfsuid};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use weft_core::intercept::{DELIVERY_V4, DELIVERY_V6, InterceptConfig};
 use weft_proxy::intercept::{ApplyError, Backend, Ipv6, apply, original_dst, plan};
 
@@ -135,6 +137,7 @@ impl Namespace {
     fn tables(&self) -> String {
         let saved = self.sh("for tool in iptables ip6tables; do
                  if command -v $tool-save >/dev/null; then $tool-save -t nat | grep -E '^(-A|:WEFT)' || true; fi
+                 if command -v $tool-save >/dev/null; then $tool-save -t raw | grep -E '^(-A|:WEFT)' || true; fi
              done
              for table in 'ip weft' 'ip6 weft' 'ip foreign'; do
                  if nft list tables | grep -qx \"table $table\"; then nft -ns list table $table; fi
@@ -217,19 +220,25 @@ fn user(uid: u32) -> Caller {
     Caller { uid, mark: None, from: None }
 }
 
-fn connect(who: Caller, to: SocketAddr) -> std::io::Result<TcpStream> {
+/// A socket of somebody's.
+fn socket_of(who: Caller, to: SocketAddr, kind: Type) -> std::io::Result<Socket> {
     // The owner that rules see is the file-system user at the time the socket is made; each thread has its own.
     setfsuid(Uid::from_raw(who.uid));
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP));
+    let socket = Socket::new(Domain::for_address(to), kind, None);
     setfsuid(Uid::from_raw(0));
     let socket = socket?;
     if let Some(mark) = who.mark {
         socket.set_mark(mark)?;
     }
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(socket)
+}
+
+fn connect(who: Caller, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = socket_of(who, to, Type::STREAM)?;
     if let Some(from) = who.from {
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
     Ok(socket.into())
 }
