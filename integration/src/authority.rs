@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 
 /// Signs leaves for SPIFFE IDs.
 #[derive(Debug)]
@@ -33,7 +33,23 @@ impl Authority {
     /// # Errors
     /// The files cannot be written.
     pub fn write(&self, directory: &Path, name: &str, id: &str, life: i64) -> anyhow::Result<(PathBuf, PathBuf)> {
-        let (params, key) = (leaf(id, life)?, KeyPair::generate()?);
+        self.sign(directory, name, &leaf(id, life)?)
+    }
+
+    /// As [`Self::write`], for a day, and with a DNS name for those who know peers by one.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_named(&self, directory: &Path, name: &str, id: &str, dns: &str) -> anyhow::Result<(PathBuf, PathBuf)> {
+        let mut params = leaf(id, 24 * 3600)?;
+        params.subject_alt_names.push(SanType::DnsName(dns.try_into()?));
+        // OpenSSL and BoringSSL take a leaf that is called as its issuer for self-signed.
+        params.distinguished_name.push(DnType::CommonName, dns);
+        self.sign(directory, name, &params)
+    }
+
+    fn sign(&self, directory: &Path, name: &str, params: &CertificateParams) -> anyhow::Result<(PathBuf, PathBuf)> {
+        let key = KeyPair::generate()?;
         let signed = params.signed_by(&key, &self.issuer)?;
         store(directory, name, &signed.pem(), &key)
     }
