@@ -2,7 +2,8 @@
 
 #[cfg(test)]
 mod dns {
-    use std::net::IpAddr;
+    use std::io::{Read as _, Write as _};
+    use std::net::{IpAddr, Shutdown, TcpStream, UdpSocket};
     use std::path::PathBuf;
     use std::process::{Command, Output};
     use std::sync::atomic::{AtomicU8, Ordering};
@@ -71,7 +72,7 @@ spec: {selector: {app: unasked}, ports: [{port: 80}]}
             .args(["--user=root", "--bind-interfaces", "--log-facility=-"])
             .arg(format!("--listen-address={address}"));
         let running = start(command.args(more))?;
-        eventually("dnsmasq", || std::net::TcpStream::connect((address, 53)).map(drop).map_err(Into::into))?;
+        eventually("dnsmasq", || TcpStream::connect((address, 53)).map(drop).map_err(Into::into))?;
         Ok(running)
     }
 
@@ -79,6 +80,28 @@ spec: {selector: {app: unasked}, ports: [{port: 80}]}
         let strings = vec!["x".repeat(200); LONG].join(",");
         let (long, plain) = (format!("--txt-record=long.example,{strings}"), "--address=/plain.example/192.0.2.1");
         dnsmasq(address, &[&long, plain, "--address=/catalog/192.0.2.2"])
+    }
+
+    /// A question for an IPv4 address.
+    fn question(id: u16, name: &str) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
+        for label in name.split('.') {
+            bytes.push(label.len().try_into()?);
+            bytes.extend(label.as_bytes());
+        }
+        bytes.extend([0, 0, 1, 0, 1]);
+        Ok(bytes)
+    }
+
+    /// Code of the answer by a connection.
+    fn ask_by_tcp(stream: &mut TcpStream) -> anyhow::Result<u8> {
+        let question = question(1, "catalog.shop.svc.cluster.local")?;
+        stream.write_all(&[&u16::try_from(question.len())?.to_be_bytes()[..], &question].concat())?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut answer = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut answer)?;
+        Ok(answer.get(3).context("no head")? & 15)
     }
 
     impl Site {
@@ -123,6 +146,12 @@ spec: {selector: {app: unasked}, ports: [{port: 80}]}
                 Self { directory, upstream, looping, own, status, control_plane: Some(control_plane), _proxy: proxy };
             eventually("the proxy is ready", || site.page("ready").map(drop))?;
             Ok(site)
+        }
+
+        fn connect(&self) -> anyhow::Result<TcpStream> {
+            let stream = TcpStream::connect((self.own.as_str(), 53))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
         }
 
         fn dig(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -232,5 +261,117 @@ spec: {selector: {app: unasked}, ports: [{port: 80}]}
         site.has(&["www.plain.example"], "status: SERVFAIL")?;
         std::fs::write(site.resolv_conf(), format!("nameserver {}\nnameserver {}\n", site.looping, site.upstream))?;
         eventually("the file is followed", || site.has(&["+short", "www.plain.example"], "192.0.2.1\n"))
+    }
+
+    /// So many questions may wait for name servers.
+    const WAITING_MAX: u64 = 512;
+
+    /// So many connections are served at once.
+    const CONNECTIONS_MAX: usize = 64;
+
+    #[test]
+    fn more_questions_than_may_wait_fail_at_once_and_the_others_in_the_end() -> anyhow::Result<()> {
+        let site = Site::start()?;
+        // Hears everything and says nothing.
+        let silent = UdpSocket::bind((site.upstream.as_str(), 53))?;
+        silent.set_nonblocking(true)?;
+        let said = site.dig(&["+time=60", "www.silent.example"])?;
+        anyhow::ensure!(said.contains("status: SERVFAIL"), "{said}");
+        let mut buffer = [0; 512];
+        let about_it = |packet: &[u8]| packet.windows(6).any(|part| part == b"silent");
+        let mut heard = 0;
+        while let Ok(length) = silent.recv(&mut buffer) {
+            heard += usize::from(about_it(&buffer[..length]));
+        }
+        anyhow::ensure!((1..=3).contains(&heard), "asked {heard} times");
+
+        let client = UdpSocket::bind("127.0.0.1:0")?;
+        client.connect((site.own.as_str(), 53))?;
+        let mut id = 0_u16;
+        eventually("a question too many", || {
+            for _ in 0..256 {
+                id = id.wrapping_add(1);
+                client.send(&question(id, "www.silent.example")?)?;
+            }
+            anyhow::ensure!(site.outcome("overload")? > 0, "{id} are not enough");
+            Ok(())
+        })?;
+        site.has(&["+short", "catalog"], "240.9.0.")?;
+        eventually("all that waited to fail", || {
+            let failed = site.outcome("upstream_failed")?;
+            anyhow::ensure!(failed > WAITING_MAX, "{failed}");
+            Ok(())
+        })?;
+        client.set_nonblocking(true)?;
+        let mut answers = 0;
+        while let Ok(length) = client.recv(&mut buffer) {
+            anyhow::ensure!(length >= 12 && buffer[3] & 15 == 2, "not SERVFAIL: {:?}", &buffer[..length]);
+            answers += 1;
+        }
+        anyhow::ensure!(answers > 0, "no answers");
+        Ok(())
+    }
+
+    #[test]
+    fn a_connection_beyond_the_bound_waits_until_another_has_ended() -> anyhow::Result<()> {
+        let site = Site::start()?;
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut stream = site.connect()?;
+            anyhow::ensure!(ask_by_tcp(&mut stream)? == 0);
+            held.push(stream);
+        }
+        anyhow::ensure!(ask_by_tcp(&mut site.connect()?)? == 0);
+        // Those that bring no more questions are ended, which is what it waited for.
+        let ended = |stream: &mut TcpStream| -> std::io::Result<bool> {
+            stream.set_nonblocking(true)?;
+            match stream.read(&mut [0]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(false),
+                Ok(_) | Err(_) => Ok(true),
+            }
+        };
+        let ended: Vec<bool> = held.iter_mut().map(ended).collect::<Result<_, _>>()?;
+        anyhow::ensure!(ended.contains(&true), "it was served beside {CONNECTIONS_MAX} others");
+        Ok(())
+    }
+
+    #[test]
+    fn garbage_does_no_harm() -> anyhow::Result<()> {
+        let site = Site::start()?;
+        let mut state = 0x2113_u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % below
+        };
+        let mut packet = |count: u64| -> anyhow::Result<Vec<u8>> {
+            let mut bytes = question(u16::try_from(random(65_536))?, "catalog.shop.svc.cluster.local")?;
+            for _ in 0..random(8) {
+                let place = usize::try_from(random(bytes.len() as u64))?;
+                bytes[place] = u8::try_from(random(256))?;
+            }
+            bytes.truncate(usize::try_from(random(count))?);
+            Ok(bytes)
+        };
+        let client = UdpSocket::bind("127.0.0.1:0")?;
+        for _ in 0..1000 {
+            client.send_to(&packet(64)?, (site.own.as_str(), 53))?;
+        }
+        for round in 0..50 {
+            let mut stream = site.connect()?;
+            let bytes = packet(64)?;
+            if round % 2 == 0 {
+                stream.write_all(&u16::try_from(bytes.len())?.to_be_bytes())?;
+            }
+            stream.write_all(&bytes)?;
+            stream.shutdown(Shutdown::Write)?;
+            // Ended in either way, and not held open.
+            if let Err(error) = stream.read_to_end(&mut Vec::new()) {
+                anyhow::ensure!(error.kind() != std::io::ErrorKind::WouldBlock, "held open");
+            }
+        }
+        for outcome in ["dropped", "refused"] {
+            anyhow::ensure!(site.outcome(outcome)? > 0, "{outcome}");
+        }
+        site.has(&["+short", "catalog"], "240.9.0.")
     }
 }
