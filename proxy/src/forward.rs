@@ -5,6 +5,7 @@
 //! have met the server closing that connection, and gets one fresh connection (U2). A POST never goes out twice.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,7 +285,8 @@ async fn attempt_http1(
             let failed = Failed { fault: FaultKind::Overload, again: Again::Elsewhere(Box::new(request)) };
             return Attempt { peer: None, sent: None, outcome: Err(failed) };
         };
-        match dial(worker, key, MeshAlpn::Http1).await {
+        let dialling = pin!(dial(worker, key, MeshAlpn::Http1));
+        match request.body.kept_during(dialling).await {
             Ok(Linked { stream, peer, expires }) => {
                 let limits = if key.identity.is_some() { &worker.mesh_limits } else { &worker.limits };
                 (H1Client::new(stream, limits.message), shelf.opened(slot, expires, peer))
@@ -320,7 +322,7 @@ async fn attempt_http1(
     }
 }
 
-async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: Request, interim: &Interim) -> Attempt {
+async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, mut request: Request, interim: &Interim) -> Attempt {
     let lane = worker.pools.http2(key);
     let connect = || async {
         let Linked { stream, peer, expires } = dial(worker, key, MeshAlpn::Http2).await?;
@@ -328,7 +330,8 @@ async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: Request, int
         let client = H2Client::connect(stream, limits, "http").await?;
         Ok(Opened { client, peer, expires })
     };
-    let checkout = match lane.checkout(connect).await {
+    let opening = pin!(lane.checkout(connect));
+    let checkout = match request.body.kept_during(opening).await {
         Ok(checkout) => checkout,
         Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
     };

@@ -2,6 +2,7 @@
 //! What differs by door is in [`HttpPath::settle`].
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 
 use http::Method;
@@ -58,7 +59,8 @@ impl HttpPath {
     ) -> Result<Response, FaultKind> {
         let upgrade = if request.head.wants_upgrade().is_some() { Upgrade::Keep } else { Upgrade::Drop };
         exchange.ids = Some(self.settle(&mut request.head, upgrade));
-        let to = self.site.locate(&self.worker).await?;
+        let locating = pin!(self.site.locate(&self.worker));
+        let to = request.body.kept_during(locating).await?;
         self.admit(&request.head, &to)?;
         let asks_for_tunnel = upgrade == Upgrade::Keep || request.head.method == Method::CONNECT;
         let mut response = forward(&self.worker, &to, request, interim, exchange).await?;

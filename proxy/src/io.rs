@@ -118,6 +118,14 @@ impl Stream {
         self.written
     }
 
+    /// Keeps what comes through HTTP/2 while its reader is busy; a socket of its own keeps it by itself.
+    pub fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        match &mut self.inner {
+            Inner::H2(tunnel) => tunnel.poll_ahead(cx),
+            Inner::Plain(_) | Inner::TlsServer(_) | Inner::TlsClient(_) => {}
+        }
+    }
+
     /// The socket below; none for a tunnel through HTTP/2.
     #[must_use]
     pub fn socket(&self) -> Option<&TcpStream> {

@@ -124,11 +124,14 @@ impl Direction {
                     self.state = State::Closed;
                     self.buffer = Vec::new();
                 }
-                State::Moving if self.start < self.end => {
-                    if ready!(self.poll_write(cx, to)).is_err() {
-                        self.state = State::Refused;
+                State::Moving if self.start < self.end => match self.poll_write(cx, to) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => self.state = State::Refused,
+                    Poll::Pending => {
+                        from.poll_ahead(cx);
+                        return Poll::Pending;
                     }
-                }
+                },
                 State::Moving => match self.poll_read(cx, from) {
                     Poll::Ready(Ok(0)) => self.state = State::Closing,
                     Poll::Ready(Ok(_)) => {}

@@ -5,7 +5,8 @@ use tokio::task::JoinSet;
 use weft_integration::raw::h2::Event;
 use weft_integration::raw::h2_frame::{Frame, code};
 
-use crate::lab::{H2, Lab, Peer, Way, request, status};
+use crate::apps::App;
+use crate::lab::{H2, Lab, Peer, SCRIPTED, Way, request, status};
 
 /// Streams of one hostile client in vain: few enough for its own connection.
 const VAIN: u32 = 440;
@@ -17,10 +18,10 @@ const AT_ONCE: u32 = 20;
 const VAIN_AT_ONCE: u32 = 2;
 
 /// Requests of an honest client that last as long as the attack, so that they are on the link while it happens.
-async fn begin(lab: &Lab, connections: u32) -> Vec<Peer> {
+async fn begin(lab: &Lab, door: usize, connections: u32) -> Vec<Peer> {
     let mut clients = Vec::new();
     for _ in 0..connections {
-        let mut client = lab.client(Way::Outbound, H2, &[]).await;
+        let mut client = lab.client(Way::Outbound, door, &[]).await;
         client.send([request(1, "POST", "/", false), Frame::data(1, "half", false)]).await.unwrap();
         client.synchronise().await.unwrap();
         clients.push(client);
@@ -47,7 +48,7 @@ fn streams(count: u32, round: u32) -> impl Iterator<Item = u32> + Clone {
 async fn cve_2023_44487_rapid_resets_by_many_clients_of_one_link() {
     let lab = Lab::open().await;
     let from = lab.proxy(Way::Mesh).records().unwrap().len();
-    let honest = begin(&lab, 10).await;
+    let honest = begin(&lab, H2, 10).await;
     for _ in 0..6 {
         let mut attacks = JoinSet::new();
         for _ in 0..6 {
@@ -75,7 +76,7 @@ async fn cve_2023_44487_rapid_resets_by_many_clients_of_one_link() {
 #[tokio::test]
 async fn downloads_that_clients_give_up_do_not_end_a_link() {
     let lab = Lab::open().await;
-    let honest = begin(&lab, 10).await;
+    let honest = begin(&lab, H2, 10).await;
     for _ in 0..4 {
         let mut attacks = JoinSet::new();
         for _ in 0..3 {
@@ -93,4 +94,34 @@ async fn downloads_that_clients_give_up_do_not_end_a_link() {
         attacks.join_all().await;
     }
     end(honest).await;
+}
+
+/// The application is slow to take its connection, and meanwhile a body comes byte by byte: by an honest proxy, and by one
+/// that passes it on as it comes. Nor does the application have to bear it afterwards.
+#[tokio::test]
+async fn small_frames_for_an_application_that_is_still_dialled_do_not_end_a_link() {
+    const WINDOW: usize = 128 * 1024;
+    // Windows are given back by halves: with more than one window half of it has gone to the other proxy, and the rest goes.
+    for (way, most) in [(Way::Outbound, WINDOW + WINDOW / 2), (Way::Mesh, WINDOW)] {
+        let lab = Lab::open().await;
+        let honest = begin(&lab, SCRIPTED, 3).await;
+        let mut client = lab.client(way, SCRIPTED, &[]).await;
+        client.synchronise().await.unwrap();
+        client.send([request(1, "POST", "/", false)]).await.unwrap();
+        let mut sent = 0;
+        while sent < most - 1024 {
+            let room = client.room(1).min(1024);
+            if room == 0 {
+                client.until(|event| matches!(event, Event::WindowUpdate { .. } | Event::Reset { .. })).await.unwrap();
+            }
+            client.send((0..room).map(|_| Frame::data(1, [7], false))).await.unwrap();
+            sent += room;
+        }
+        client.synchronise().await.unwrap();
+        let _app = App::http2(&lab.pair.doors[SCRIPTED].backend);
+        end(honest).await;
+        end(vec![client]).await;
+        let ended = lab.proxy(Way::Mesh).records().unwrap();
+        assert!(ended.iter().all(|record| record["fault"] != "flood"), "{way:?}: a link was ended: {ended:#?}");
+    }
 }

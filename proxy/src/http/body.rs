@@ -4,7 +4,8 @@
 //! is all the backpressure there is. Dropping a body before its end tells its source: an upstream exchange is cancelled,
 //! a downstream request body is left to the server, which drains or closes.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -107,6 +108,19 @@ impl Body {
             Poll::Ready(Some(Ok(Frame::Data(_)))) | Poll::Pending => {}
         }
         polled
+    }
+
+    /// Awaits `work`, which does not read this body yet. What comes of it meanwhile is kept, within its window: left to
+    /// an HTTP/2 connection that others share, many small frames would end it.
+    pub async fn kept_during<F: Future>(&mut self, mut work: Pin<&mut F>) -> F::Output {
+        poll_fn(|cx| {
+            let polled = work.as_mut().poll(cx);
+            if polled.is_pending() {
+                self.poll_background(cx);
+            }
+            polled
+        })
+        .await
     }
 
     /// Keeps the request body of the exchange behind this response body moving while the response itself is not read,

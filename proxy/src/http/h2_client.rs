@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -132,13 +133,14 @@ impl H2Client {
     ///
     /// # Errors
     /// See [`SendError`]; `unsent` for REFUSED_STREAM and for streams that GOAWAY leaves out.
-    pub async fn send(&self, request: Request, interim: &Interim) -> Result<Response, SendError> {
+    pub async fn send(&self, mut request: Request, interim: &Interim) -> Result<Response, SendError> {
         let unsent = |fault, request| SendError { fault, unsent: true, request: Some(Box::new(request)) };
         let Ok(converted) = request_to_h2(&request.head, self.scheme) else {
             return Err(unsent(FaultKind::BadRequest, request));
         };
         let mut handle = self.send.clone();
-        if poll_fn(|cx| handle.poll_ready(cx)).await.is_err() {
+        let ready = pin!(poll_fn(|cx| handle.poll_ready(cx)));
+        if request.body.kept_during(ready).await.is_err() {
             return Err(unsent(FaultKind::UpstreamReset, request));
         }
         let held = InFlight::begin(&self.streams);

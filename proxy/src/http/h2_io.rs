@@ -2,7 +2,8 @@
 //!
 //! Receive windows are given back as pieces are handed on, and a piece is only asked for when the one before has left, so
 //! a slow reader closes the window of a fast writer. Meanwhile what arrives is taken out of the crate and joined, because
-//! it ends connections on which many small frames wait; the window bounds how much that is. Resets keep their code across
+//! it ends connections on which many small frames wait; the window bounds how much that is. Small pieces that have arrived
+//! together are handed on together. Resets keep their code across
 //! the proxy.
 
 use std::cell::Cell;
@@ -20,6 +21,12 @@ use super::body::Sent;
 use super::keepalive::InFlight;
 use super::rest::RequestRest;
 use super::{Body, BodyError, Frame};
+
+/// A piece of a body that is smaller than this is joined with what has arrived behind it.
+const SMALL_BYTES: usize = 1024;
+
+/// Until there are so many bytes: what one frame holds.
+const JOINED_BYTES: usize = 16 * 1024;
 
 /// Which peer sends the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +74,8 @@ pub struct H2Body {
     held: Option<InFlight>,
     /// Arrived while the reader was busy; its window is not given back yet.
     ahead: BytesMut,
+    /// Something was taken ahead, if only a frame without bytes, and the reader does not know yet.
+    unread: bool,
     data_ended: bool,
     broken: Option<BodyError>,
 }
@@ -88,6 +97,7 @@ impl H2Body {
             request: None,
             held: None,
             ahead: BytesMut::new(),
+            unread: false,
             data_ended: false,
             broken: None,
         }
@@ -111,6 +121,7 @@ impl H2Body {
             return Poll::Ready(Some(Err(error)));
         }
         let side = self.side;
+        self.unread = false;
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
@@ -123,6 +134,7 @@ impl H2Body {
                 Some(data) => {
                     let data = data.map_err(|e| side.error(&e))?;
                     if !data.is_empty() {
+                        let data = self.joined(data, cx);
                         return Poll::Ready(Some(self.hand_on(data)));
                     }
                 }
@@ -140,6 +152,33 @@ impl H2Body {
         }))
     }
 
+    /// A small piece with those that have arrived behind it. Peers count small frames as we do and end the connection,
+    /// which many clients share: what one of them sends byte by byte must not go on so.
+    fn joined(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let mut last = first.len();
+        while last < SMALL_BYTES && self.ahead.len() < JOINED_BYTES {
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(more))) => {
+                    if self.ahead.is_empty() {
+                        self.ahead.extend_from_slice(&first);
+                    }
+                    self.ahead.extend_from_slice(&more);
+                    last = more.len();
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.broken = Some(self.side.error(&error));
+                    break;
+                }
+                Poll::Ready(None) => {
+                    self.data_ended = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.ahead.is_empty() { first } else { self.ahead.split().freeze() }
+    }
+
     fn hand_on(&mut self, data: Bytes) -> Result<Frame, BodyError> {
         let side = self.side;
         self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
@@ -150,7 +189,10 @@ impl H2Body {
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
         while !self.data_ended && self.broken.is_none() {
             match self.recv.poll_data(cx) {
-                Poll::Ready(Some(Ok(data))) => self.ahead.extend_from_slice(&data),
+                Poll::Ready(Some(Ok(data))) => {
+                    self.unread = true;
+                    self.ahead.extend_from_slice(&data);
+                }
                 Poll::Ready(Some(Err(error))) => self.broken = Some(self.side.error(&error)),
                 Poll::Ready(None) => self.data_ended = true,
                 Poll::Pending => break,
@@ -182,7 +224,7 @@ impl H2Body {
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        self.ahead.is_empty() && self.broken.is_none() && self.recv.is_end_stream()
+        !self.unread && self.ahead.is_empty() && self.broken.is_none() && self.recv.is_end_stream()
     }
 
     pub(crate) const fn framing(&self) -> BodyFraming {

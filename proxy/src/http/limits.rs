@@ -15,8 +15,8 @@ pub const OUT_BYTES_MAX: usize = 64 * 1024;
 pub(crate) const TURN_BYTES_MAX: u64 = 256 * 1024;
 
 /// What the small DATA frames that wait on one HTTP/2 connection may cost beyond their payload; the crate charges each
-/// 256 bytes. They wait only while a request is on its way to an endpoint, or for one turn of the worker: a body whose
-/// reader is slow is taken out of the crate's hands (see [`super::H2Body`]).
+/// 256 bytes. They wait for one turn of the worker only: what nobody reads yet, or only slowly, is taken out of the crate's
+/// hands ([`super::Body::kept_during`], [`super::H2Body`], [`super::H2Tunnel`]).
 pub(crate) const SMALL_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What one proxy adds to a head: ids, trace context, who called, where from.

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -14,6 +14,9 @@ pub struct H2Tunnel {
     send: SendStream<Bytes>,
     recv: RecvStream,
     ahead: Bytes,
+    /// Behind that; its window is not given back yet.
+    kept: BytesMut,
+    broken: Option<io::Error>,
     ended: bool,
     held: Option<super::keepalive::InFlight>,
 }
@@ -25,12 +28,36 @@ impl std::fmt::Debug for H2Tunnel {
 }
 
 impl H2Tunnel {
-    pub(crate) const fn new(
-        send: SendStream<Bytes>,
-        recv: RecvStream,
-        held: Option<super::keepalive::InFlight>,
-    ) -> Self {
-        Self { send, recv, ahead: Bytes::new(), ended: false, held }
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, held: Option<super::keepalive::InFlight>) -> Self {
+        Self { send, recv, ahead: Bytes::new(), kept: BytesMut::new(), broken: None, ended: false, held }
+    }
+
+    /// Keeps what comes while its reader is busy, within the stream's window: left to a connection that others share, many
+    /// small frames would end it.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        while self.broken.is_none() {
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => self.kept.extend_from_slice(&data),
+                Poll::Ready(Some(Err(error))) => self.broken = Some(broken(error)),
+                Poll::Ready(None) | Poll::Pending => return,
+            }
+        }
+    }
+
+    /// What came next, never empty; `None` at the end.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if !self.kept.is_empty() {
+            return Poll::Ready(Some(Ok(self.kept.split().freeze())));
+        }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        loop {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                other => return Poll::Ready(other.map(|data| data.map_err(broken))),
+            }
+        }
     }
 
     /// Ends the tunnel as a broken TCP connection does.
@@ -44,18 +71,30 @@ fn broken(error: h2::Error) -> io::Error {
     if error.is_reset() { io::Error::new(io::ErrorKind::ConnectionReset, error) } else { io::Error::other(error) }
 }
 
+/// Takes all pieces that have arrived and for which there is room, so that small ones are not passed on one by one.
 impl AsyncRead for H2Tunnel {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.ahead.is_empty() {
-            match ready!(self.recv.poll_data(cx)) {
-                Some(data) => self.ahead = data.map_err(broken)?,
-                None => return Poll::Ready(Ok(())),
+        let before = buf.filled().len();
+        while buf.remaining() > 0 {
+            if self.ahead.is_empty() {
+                let moved = buf.filled().len() > before;
+                match self.poll_piece(cx) {
+                    Poll::Ready(Some(Ok(piece))) => self.ahead = piece,
+                    Poll::Ready(Some(Err(error))) if moved => self.broken = Some(error),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Pending if !moved => return Poll::Pending,
+                    Poll::Ready(None) | Poll::Pending => {}
+                }
+                if self.ahead.is_empty() {
+                    break;
+                }
             }
+            let len = self.ahead.len().min(buf.remaining());
+            buf.put_slice(self.ahead.get(..len).unwrap_or_default());
+            self.ahead.advance(len);
         }
-        let len = self.ahead.len().min(buf.remaining());
-        buf.put_slice(self.ahead.get(..len).unwrap_or_default());
-        self.ahead.advance(len);
-        Poll::Ready(self.recv.flow_control().release_capacity(len).map_err(broken))
+        let moved = buf.filled().len().saturating_sub(before);
+        Poll::Ready(self.recv.flow_control().release_capacity(moved).map_err(broken))
     }
 }
 

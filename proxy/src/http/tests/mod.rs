@@ -5,4 +5,5 @@ mod floods;
 mod h1_messages;
 mod h2_streams;
 mod rest;
+mod small_frames;
 mod support;
