@@ -18,6 +18,7 @@ use weft_core::message::{RequestHead, Version};
 use weft_core::model::ServiceKey;
 use weft_core::propagate::request_id::RequestId;
 use weft_core::propagate::trace::Span;
+use weft_core::share::Caller;
 use weft_core::time::Moment;
 
 use crate::http::ExchangeEnd;
@@ -38,6 +39,8 @@ pub struct Connection {
     pub downstream: SocketAddr,
     /// Who called, over mesh TLS.
     pub peer: Option<MeshPeer>,
+    /// The same for what callers share: a proven identity, or else an address.
+    pub caller: Rc<Caller>,
     own: OnceCell<SpiffeId>,
     /// Turns on when it is to finish.
     pub drain: DrainSignal,
@@ -47,7 +50,8 @@ impl Connection {
     /// One that was accepted just now.
     #[must_use]
     pub fn open(worker: &Worker, downstream: SocketAddr, direction: Direction, drain: DrainSignal) -> Self {
-        let connection = Self { direction, opened: worker.now(), downstream, peer: None, own: OnceCell::new(), drain };
+        let (opened, caller) = (worker.now(), Rc::new(Caller::stranger(downstream.ip())));
+        let connection = Self { direction, opened, downstream, peer: None, caller, own: OnceCell::new(), drain };
         connection.own(worker);
         connection
     }
@@ -56,7 +60,8 @@ impl Connection {
     #[must_use]
     pub fn proven(&self, worker: &Worker, peer: MeshPeer) -> Self {
         let (direction, opened, downstream, drain) = (self.direction, self.opened, self.downstream, self.drain.clone());
-        let proven = Self { direction, opened, downstream, peer: Some(peer), own: OnceCell::new(), drain };
+        let caller = Rc::new(Caller::Proven(peer.id.clone()));
+        let proven = Self { direction, opened, downstream, peer: Some(peer), caller, own: OnceCell::new(), drain };
         proven.own(worker);
         proven
     }
@@ -143,6 +148,12 @@ impl Exchange {
             in_flight: None,
             ended: false,
         }
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn caller(&self) -> &Rc<Caller> {
+        &self.connection.caller
     }
 
     /// When it began.

@@ -16,6 +16,7 @@ use weft_core::detect::MeshAlpn;
 use weft_core::fault::{FaultKind, Origin};
 use weft_core::message::{RequestHead, Version};
 use weft_core::model::AppProtocol;
+use weft_core::share::Caller;
 use weft_core::snapshot::{EndpointTarget, PortEntry};
 use weft_core::time::Moment;
 
@@ -141,7 +142,7 @@ pub async fn forward(
         let begun = worker.now();
         let in_flight = |endpoint: &Arc<EndpointTarget>| InFlight::begin(Arc::clone(&endpoint.health), begun);
         exchange.in_flight = chosen.endpoint.as_ref().map(in_flight);
-        let attempt = attempt(worker, to, &chosen.key, request, interim, fresh_only).await;
+        let attempt = attempt(worker, to, &chosen.key, request, interim, (exchange.caller(), fresh_only)).await;
         let now = worker.now();
         // A handshake says nothing of how fast the endpoint answers: what counts begins when there is a connection.
         let took = now.since(attempt.sent.unwrap_or(begun));
@@ -208,6 +209,12 @@ struct Attempt {
     outcome: Result<Response, Failed>,
 }
 
+impl Attempt {
+    fn overloaded(request: Request) -> Self {
+        Self { peer: None, sent: None, outcome: Err(Failed::unconnected(FaultKind::Overload, request)) }
+    }
+}
+
 struct Failed {
     fault: FaultKind,
     again: Again,
@@ -250,7 +257,7 @@ async fn attempt(
     key: &LinkKey,
     request: Request,
     interim: &Interim,
-    fresh_only: bool,
+    (caller, fresh_only): (&Rc<Caller>, bool),
 ) -> Attempt {
     let http2 = match to.protocol() {
         AppProtocol::Http1 => false,
@@ -260,7 +267,7 @@ async fn attempt(
     if http2 {
         attempt_http2(worker, key, request, interim).await
     } else {
-        attempt_http1(worker, key, request, interim, fresh_only).await
+        attempt_http1(worker, key, request, interim, (caller, fresh_only)).await
     }
 }
 
@@ -269,9 +276,10 @@ async fn attempt_http1(
     key: &LinkKey,
     mut request: Request,
     interim: &Interim,
-    fresh_only: bool,
+    (caller, fresh_only): (&Rc<Caller>, bool),
 ) -> Attempt {
     let shelf = worker.pools.http1(key);
+    let Some(used) = shelf.admit(caller) else { return Attempt::overloaded(request) };
     let (idle, stale) = if fresh_only { (None, 0) } else { shelf.take() };
     for _ in 0..stale {
         worker.telemetry.count(Counter::PoolStale);
@@ -281,10 +289,7 @@ async fn attempt_http1(
         worker.telemetry.count(Counter::PoolReused);
         idle
     } else {
-        let Some(slot) = shelf.reserve() else {
-            let failed = Failed { fault: FaultKind::Overload, again: Again::Elsewhere(Box::new(request)) };
-            return Attempt { peer: None, sent: None, outcome: Err(failed) };
-        };
+        let Some(slot) = shelf.reserve() else { return Attempt::overloaded(request) };
         let dialling = pin!(dial(worker, key, MeshAlpn::Http1));
         match request.body.kept_during(dialling).await {
             Ok(Linked { stream, peer, expires }) => {
@@ -294,6 +299,7 @@ async fn attempt_http1(
             Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
         }
     };
+    link.begin(used);
     let peer = link.peer.clone();
     let sent = Some(worker.now());
     let spare = (reused && request.body.is_end() && is_idempotent(&request.head.method)).then(|| request.head.clone());

@@ -13,14 +13,28 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Speaks as the sidecar whose identity is in `directory` (that of a [`super::Pair`]), and offers one protocol of the mesh,
-/// `weft-h1/1` or `weft-h2/1`. Cancelling closes.
+/// Speaks as the client's sidecar, whose identity is in `directory` (that of a [`super::Pair`]), and offers one protocol of
+/// the mesh, `weft-h1/1` or `weft-h2/1`. Cancelling closes.
 ///
 /// # Errors
 /// There is no such identity, or the other side refuses it.
 pub async fn mesh_peer(stream: TcpStream, directory: &Path, protocol: &str) -> anyhow::Result<TlsStream<TcpStream>> {
-    let chain = CertificateDer::pem_file_iter(directory.join("client.pem"))?.collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(directory.join("client.key"))?;
+    mesh_peer_as(stream, directory, "client", protocol).await
+}
+
+/// As [`mesh_peer`], with the identity in `NAME.pem` and `NAME.key`.
+///
+/// # Errors
+/// As [`mesh_peer`].
+pub async fn mesh_peer_as(
+    stream: TcpStream,
+    directory: &Path,
+    name: &str,
+    protocol: &str,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let file = |ending: &str| directory.join(format!("{name}.{ending}"));
+    let chain = CertificateDer::pem_file_iter(file("pem"))?.collect::<Result<_, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(file("key"))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?

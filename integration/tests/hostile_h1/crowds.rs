@@ -4,8 +4,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
-use weft_integration::raw::{DEADLINE, End, Wire, shown};
+use weft_integration::raw::h2::H2Peer;
+use weft_integration::raw::h2_frame::Frame;
+use weft_integration::raw::h2_hpack::block;
+use weft_integration::raw::{DEADLINE, End, Wire, mesh_peer_as, shown};
 
 use super::lab::{BYSTANDER, HONEST, Lab, is_refusal, until};
 use super::meter::{Before, Bystander, allow_descriptors};
@@ -193,5 +197,46 @@ async fn cve_2023_44487_as_connections() -> anyhow::Result<()> {
     }
     bystander.end(&mut lab).await?;
     before.is_back(&lab).await?;
+    lab.serves_a_bystander().await
+}
+
+/// One workload asks more slowly answered requests than the proxy has connections to the application for all; another is
+/// served as if there were none. The greedy one gets half of them, on however many connections of his own.
+#[tokio::test]
+async fn one_peer_with_slow_requests_does_not_starve_the_others() -> anyhow::Result<()> {
+    const SHARE: usize = 1024;
+    const EACH: u32 = 100;
+    const CONNECTIONS: usize = 12;
+    allow_descriptors(SHARE as u64 + 1000)?;
+    let mut lab = Lab::playing(vec![Play::stay("")]).await?;
+    let directory = lab.pair.directory.path();
+    lab.pair.authority.write(directory, "greedy", "spiffe://cluster.local/ns/default/sa/greedy", 3600)?;
+    let port = lab.pair.doors[0].mesh_port.unwrap_or_default();
+    let request = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/play/0")];
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut peer = H2Peer::client(mesh_peer_as(socket, directory, "greedy", "weft-h2/1").await?, &[]).await?;
+        peer.send((0..EACH).map(|n| Frame::headers(1 + 2 * n, block(request), true))).await?;
+        peer.synchronise().await?;
+        held.push(peer);
+    }
+    let beyond = CONNECTIONS * EACH as usize - SHARE;
+    until("all that is beyond his share is refused, and all else asked", DEADLINE, || {
+        let records = lab.inbound().records().map_err(|error| format!("{error:#}"))?;
+        let refused = records.iter().filter(|record| record["fault"] == "overload" && record["status"] == 503).count();
+        let asked = lab.server.connections();
+        if (refused, asked) == (beyond, SHARE) { Ok(()) } else { Err(format!("{refused} refused, {asked} asked")) }
+    })
+    .await?;
+    for _ in 0..3 {
+        lab.serves_a_bystander().await?;
+    }
+    drop(held);
+    until("the application is let go", DEADLINE, || {
+        let ended = lab.server.ended();
+        if ended >= SHARE { Ok(()) } else { Err(format!("{ended} connections ended")) }
+    })
+    .await?;
     lab.serves_a_bystander().await
 }

@@ -19,6 +19,7 @@ pub mod model;
 pub mod names;
 pub mod propagate;
 pub mod reuse;
+pub mod share;
 pub mod snapshot;
 pub mod sync;
 pub mod time;

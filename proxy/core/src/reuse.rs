@@ -39,7 +39,8 @@ pub struct PoolLimits {
     pub age_max: Duration,
     /// Most idle HTTP/1 connections kept. Default 64.
     pub idle_max: usize,
-    /// Most connections open or opening. Default 1024, so that one endpoint cannot take all file descriptors.
+    /// Most connections open or opening, so that one endpoint cannot take all file descriptors. One caller may use as many
+    /// as are left over by all ([`crate::share`]), half of them at most. Default 2048.
     pub connections_max: usize,
     /// Most streams in flight on an HTTP/2 connection; the peer's own limit applies too. Default 100, the usual limit of
     /// servers.
@@ -52,7 +53,7 @@ impl Default for PoolLimits {
             idle_timeout: Duration::from_secs(60),
             age_max: Duration::from_secs(30 * 60),
             idle_max: 64,
-            connections_max: 1024,
+            connections_max: 2048,
             streams_max: 100,
         }
     }

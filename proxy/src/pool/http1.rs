@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_core::fields::Fields;
 use weft_core::reuse::{Life, PoolLimits, Reuse, ServerIdle, evict, may_open, may_reuse};
+use weft_core::share::{Caller, Shares};
 use weft_core::time::Moment;
 
 use crate::clock::Clock;
@@ -28,6 +29,7 @@ pub struct Shelf {
     idle: RefCell<VecDeque<Idle>>,
     sweeping: Cell<bool>,
     open: Cell<usize>,
+    shares: RefCell<Shares>,
 }
 
 #[derive(Debug)]
@@ -48,10 +50,19 @@ pub struct Link {
     expires: i64,
     /// Who is at the other end, over mesh TLS.
     pub peer: Option<Rc<MeshPeer>>,
+    used: RefCell<Option<InUse>>,
+}
+
+impl Link {
+    /// An exchange of this use begins on it.
+    pub fn begin(&self, used: InUse) {
+        self.used.replace(Some(used));
+    }
 }
 
 impl Home for Link {
     fn give_back(&self, client: H1Client) {
+        self.used.take();
         if let (Some(me), Some(shelf)) = (self.me.upgrade(), self.slot.shelf.upgrade()) {
             shelf.put(client, me);
         }
@@ -72,6 +83,21 @@ impl Drop for Slot {
     }
 }
 
+/// One connection in use for a caller, wherever it comes from; until it is idle again, or gone.
+#[derive(Debug)]
+pub struct InUse {
+    shelf: Weak<Shelf>,
+    caller: Rc<Caller>,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(shelf) = self.shelf.upgrade() {
+            shelf.shares.borrow_mut().give_back(&self.caller);
+        }
+    }
+}
+
 impl Shelf {
     pub(super) fn new(clock: Clock, limits: PoolLimits) -> Rc<Self> {
         Rc::new_cyclic(|me| Self {
@@ -82,6 +108,7 @@ impl Shelf {
             idle: RefCell::default(),
             sweeping: Cell::new(false),
             open: Cell::new(0),
+            shares: RefCell::default(),
         })
     }
 
@@ -109,6 +136,13 @@ impl Shelf {
         }
     }
 
+    /// The use of one connection for this caller; `None` when he has his share of them.
+    #[must_use]
+    pub fn admit(&self, caller: &Rc<Caller>) -> Option<InUse> {
+        let admitted = self.shares.borrow_mut().take(caller, self.limits.connections_max);
+        admitted.then(|| InUse { shelf: Weak::clone(&self.me), caller: Rc::clone(caller) })
+    }
+
     /// A place for one more connection; `None` when there are as many as may be.
     #[must_use]
     pub fn reserve(&self) -> Option<Slot> {
@@ -123,7 +157,7 @@ impl Shelf {
     #[must_use]
     pub fn opened(&self, slot: Slot, expires: i64, peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
         let life = Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy);
-        Rc::new_cyclic(|me| Link { me: Weak::clone(me), slot, life, expires, peer })
+        Rc::new_cyclic(|me| Link { me: Weak::clone(me), slot, life, expires, peer, used: RefCell::default() })
     }
 
     /// Learns from a response how long its server keeps idle connections.
@@ -193,5 +227,22 @@ mod tests {
         let again = shelf.reserve().unwrap();
         drop((link, again));
         assert_eq!(shelf.open.get(), 0);
+    }
+
+    #[test]
+    fn a_caller_has_a_share_of_the_connections_in_use() {
+        let limits = PoolLimits { connections_max: 4, ..PoolLimits::default() };
+        let shelf = Shelf::new(Clock::start(), limits);
+        let [one, other] = [1, 2].map(|n| Rc::new(Caller::stranger([192, 0, 2, n].into())));
+        let link = shelf.opened(shelf.reserve().unwrap(), i64::MAX, None);
+        link.begin(shelf.admit(&one).unwrap());
+        let second = shelf.admit(&one).unwrap();
+        assert!(shelf.admit(&one).is_none(), "half is all he gets");
+        let others = shelf.admit(&other).unwrap();
+        assert!(shelf.admit(&one).is_none());
+        drop((link, others));
+        let again = shelf.admit(&one).unwrap();
+        drop((second, again));
+        assert!(shelf.shares.borrow_mut().take(&other, 1), "all is given back");
     }
 }

@@ -15,7 +15,7 @@ use weft_core::identity::spiffe::SpiffeId;
 use weft_core::reuse::PoolLimits;
 
 use crate::clock::Clock;
-pub use http1::{Link, Shelf, Slot};
+pub use http1::{InUse, Link, Shelf, Slot};
 pub use http2::{Checkout, Lane, Opened};
 
 /// Endpoints remembered at most; beyond it those without connections are forgotten.
