@@ -28,6 +28,19 @@ pub(super) fn run<F: Future<Output = ()>>(test: F) {
     LocalSet::new().block_on(&runtime, test);
 }
 
+/// As [`run`]; time stands still unless the test advances it.
+pub(super) fn run_frozen<F: Future<Output = ()>>(test: F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (over, until_over) = std::sync::mpsc::channel::<()>();
+    let test = async {
+        // While something blocks, a paused clock does not go ahead by itself. In a test that hangs it does after a minute.
+        tokio::task::spawn_blocking(move || until_over.recv_timeout(Duration::from_secs(60)));
+        timeout(Duration::from_secs(20), test).await.expect("the test hangs");
+        drop(over);
+    };
+    LocalSet::new().block_on(&runtime, test);
+}
+
 /// Idle upstream connections.
 #[derive(Debug, Default)]
 pub(super) struct Shelf(pub(super) RefCell<Vec<H1Client>>);
