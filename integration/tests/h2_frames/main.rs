@@ -6,34 +6,56 @@ mod script;
 mod trace;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
+use rustls::SupportedCipherSuite;
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use weft_integration::raw::h2::{Event, H2Peer};
 use weft_integration::raw::h2_frame::{code, setting};
 use weft_integration::raw::{Pair, Plan, Protocol};
 
-use crate::rules::{Both, RULES};
+use crate::rules::{Both, CLIENT_HASH, RULES};
 use crate::script::{perform, request};
 
-/// Both outcomes without what may differ; `except` is the index of a rule that is left out.
-fn canonical(both: &Both, except: Option<usize>) -> Both {
-    let mut both = both.clone();
-    for (at, rule) in RULES.iter().enumerate() {
-        if Some(at) != except {
-            (rule.apply)(&mut both);
-        }
-    }
-    both
+/// One exchange and what became of it.
+struct Performed {
+    name: String,
+    both: Both,
 }
 
-fn same(both: &Both, except: Option<usize>) -> bool {
-    let both = canonical(both, except);
-    both.direct == both.meshed
+impl Performed {
+    /// Both outcomes without what may differ; `except` is the index of a rule that is left out.
+    fn canonical(&self, except: Option<usize>) -> Both {
+        let mut both = self.both.clone();
+        for (at, rule) in RULES.iter().enumerate() {
+            if Some(at) != except && rule.is_for(&self.name) {
+                (rule.apply)(&mut both);
+            }
+        }
+        both
+    }
+
+    fn same(&self, except: Option<usize>) -> bool {
+        let both = self.canonical(except);
+        both.direct == both.meshed
+    }
+}
+
+/// SHA-256 of the first certificate in a file, in hexadecimal.
+fn hash_of(path: &Path) -> String {
+    let certificate = CertificateDer::from_pem_file(path).unwrap();
+    let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 else { panic!("not of TLS 1.3") };
+    let digest = suite.common.hash_provider.hash(&certificate);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test]
 async fn exchanges_through_the_mesh_are_those_without_it() {
     let protocols = [Protocol::H2c, Protocol::Detected];
     let pair = Pair::start(Plan::mesh(&protocols)).await.unwrap();
+    CLIENT_HASH.set(hash_of(&pair.directory.path().join("client.pem"))).unwrap();
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut performed = Vec::new();
     for exchange in exchanges::all() {
@@ -42,13 +64,14 @@ async fn exchanges_through_the_mesh_are_those_without_it() {
         assert!(direct.client.failed.is_none() && direct.server.failed.is_none(), "{}: {direct:#?}", exchange.name);
         for (door, protocol) in pair.doors.iter().zip(protocols) {
             let meshed = perform(&exchange, at(door.port), &door.backend).await;
-            performed.push((format!("{}, {protocol:?}", exchange.name), Both { direct: direct.clone(), meshed }));
+            let name = format!("{}, {protocol:?}", exchange.name);
+            performed.push(Performed { name, both: Both { direct: direct.clone(), meshed } });
         }
     }
-    let different: Vec<_> = performed.iter().filter(|(_, both)| !same(both, None)).collect();
-    for (name, both) in &different {
-        let Both { direct, meshed } = canonical(both, None);
-        eprintln!("=== {name}");
+    let different: Vec<_> = performed.iter().filter(|exchange| !exchange.same(None)).collect();
+    for exchange in &different {
+        let Both { direct, meshed } = exchange.canonical(None);
+        eprintln!("=== {}", exchange.name);
         for (end, direct, meshed) in
             [("client", direct.client, meshed.client), ("server", direct.server, meshed.server)]
         {
@@ -57,10 +80,13 @@ async fn exchanges_through_the_mesh_are_those_without_it() {
             }
         }
     }
-    let names: Vec<_> = different.iter().map(|(name, _)| name).collect();
+    let names: Vec<_> = different.iter().map(|exchange| &exchange.name).collect();
     assert!(names.is_empty(), "{} of {} exchanges differ: {names:#?}", names.len(), performed.len());
     for (at, rule) in RULES.iter().enumerate() {
-        assert!(performed.iter().any(|(_, both)| !same(both, Some(at))), "nothing needs the rule \"{}\"", rule.name);
+        for beginning in rule.of {
+            let needed = performed.iter().any(|one| one.name.starts_with(beginning) && !one.same(Some(at)));
+            assert!(needed, "no exchange \"{beginning}...\" needs the rule \"{}\"", rule.name);
+        }
     }
 }
 

@@ -1,10 +1,12 @@
-//! What may differ between a direct exchange and one through the mesh, each rule with its reason. A rule that no exchange
-//! needs fails the test.
+//! What may differ between a direct exchange and one through the mesh, each rule with its reason and the exchanges that it is
+//! for. A rule that some of them do not need fails the test, and nowhere else it is applied.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use weft_integration::raw::h2_frame::code;
 use weft_integration::raw::h2_hpack::Field;
+use weft_integration::raw::{CLIENT_ID, SERVER_ID};
 
 use crate::script::Outcome;
 use crate::trace::{Item, Trace};
@@ -16,43 +18,86 @@ pub(crate) struct Both {
     pub(crate) meshed: Outcome,
 }
 
+/// SHA-256 of the certificate that the client's proxy proves itself with, in hexadecimal.
+pub(crate) static CLIENT_HASH: OnceLock<String> = OnceLock::new();
+
 /// One permitted difference: the outcomes become the same where it is the only one.
 pub(crate) struct Rule {
     pub(crate) name: &'static str,
+    /// Beginnings of the names of those exchanges that it is for.
+    pub(crate) of: &'static [&'static str],
     pub(crate) apply: fn(&mut Both),
 }
+
+/// Every exchange: what is on the wire between proxies, and what they add, does not depend on it.
+const ALL: &[&str] = &[""];
 
 pub(crate) const RULES: [Rule; 12] = [
     // SETTINGS, PING, PRIORITY and GOAWAY are about one connection, and unknown frames may only be ignored (RFC 9113
     // sections 5.5 and 6.3 to 6.8): each hop has its own. An exchange on its way is finished in spite of GOAWAY.
-    Rule { name: "frames of a connection end with it", apply: |both| each_trace(both, connection_frames) },
+    Rule { name: "frames of a connection end with it", of: ALL, apply: |both| each_trace(both, connection_frames) },
     // RFC 9113 section 8.3: they come before all others; nothing is said of their order.
-    Rule { name: "pseudo-header fields have no order", apply: |both| each_section(both, |fields| order(fields, true)) },
+    Rule {
+        name: "pseudo-header fields have no order",
+        of: ALL,
+        apply: |both| each_section(both, |fields| order(fields, true)),
+    },
     // RFC 9110 section 5.3: only the order of fields with the same name means something.
-    Rule { name: "names have no order", apply: |both| each_section(both, |fields| order(fields, false)) },
+    Rule { name: "names have no order", of: ALL, apply: |both| each_section(both, |fields| order(fields, false)) },
     // RFC 9113 section 8.2.3.
-    Rule { name: "cookie crumbs are one field", apply: |both| each_section(both, join_cookies) },
+    Rule {
+        name: "cookie crumbs are one field",
+        of: &["request fields: cookie crumbs"],
+        apply: |both| each_section(both, join_cookies),
+    },
     // RFC 9113 section 8.3.1: an intermediary makes `:authority` of `host`, and only the former counts.
-    Rule { name: "host becomes :authority", apply: |both| each_section(both, host) },
+    Rule { name: "host becomes :authority", of: &["authority: host"], apply: |both| each_section(both, host) },
     // Ids, a trace context and who called, for the server. Where the client sent the field, its value counts.
-    Rule { name: "the mesh adds fields to requests", apply: added },
+    Rule { name: "the mesh adds fields to requests", of: ALL, apply: added },
     // A hop is a span of its own in the caller's trace (W3C Trace Context section 3.4; the specification of B3).
-    Rule { name: "a hop is a span", apply: |both| each_section(both, hide_span) },
-    // Who called is what its certificate says, whatever the request claims.
-    Rule { name: "claims of identity are replaced", apply: |both| each_section(both, hide_claims) },
+    Rule {
+        name: "a hop is a span",
+        of: &["request fields: trace context"],
+        apply: |both| each_section(both, hide_span),
+    },
+    // Who called is what its certificate says, whatever the request claims; what is said instead is judged as always.
+    Rule {
+        name: "claims of identity are replaced",
+        of: &["request fields: claims of who called"],
+        apply: |both| sections(&mut both.direct.server).for_each(drop_claims),
+    },
     // RFC 9110 sections 9.3.2, 15.3.5 and 15.4.5: no body can follow, so the head may end the stream.
-    Rule { name: "the head of an answer without body ends the stream", apply: |both| each_stream(both, head_ends) },
+    Rule {
+        name: "the head of an answer without body ends the stream",
+        of: &["HEAD ended by an empty frame", "204 ended by an empty frame"],
+        apply: |both| each_stream(both, head_ends),
+    },
     // RFC 9110 section 15.6.3: the client is told that the server is to blame, and can read why. A gRPC client is told in
     // its own way.
     Rule {
         name: "a server that resets instead of answering is a bad gateway's",
+        of: &["reset: by the server before its answer", "reset: the server gives"],
         apply: |both| each_stream(both, no_answer),
     },
     // To clients that take NO_ERROR for an end, a cut body would look whole. The other way round nothing is permitted.
-    Rule { name: "a cut body is an error", apply: |both| both.direct.client.streams.values_mut().for_each(cut) },
+    Rule {
+        name: "a cut body is an error",
+        of: &["reset: by the server within its answer, code 0"],
+        apply: |both| both.direct.client.streams.values_mut().for_each(cut),
+    },
     // RFC 9113 section 7: whichever code a client gives, it is no longer interested in the stream, which is what CANCEL says.
-    Rule { name: "a client that leaves cancels", apply: |both| each_client_reset(both, code::CANCEL) },
+    Rule {
+        name: "a client that leaves cancels",
+        of: &["reset: by the client within the answer"],
+        apply: |both| each_client_reset(both, code::CANCEL),
+    },
 ];
+
+impl Rule {
+    pub(crate) fn is_for(&self, exchange: &str) -> bool {
+        self.of.iter().any(|beginning| exchange.starts_with(beginning))
+    }
+}
 
 fn each_trace(both: &mut Both, change: fn(&mut Trace)) {
     for outcome in [&mut both.direct, &mut both.meshed] {
@@ -116,21 +161,33 @@ fn host(fields: &mut Vec<Field>) {
     }
 }
 
-const ADDED: [&[u8]; 8] = [
-    b"traceparent",
-    b"x-request-id",
-    b"x-b3-traceid",
-    b"x-b3-spanid",
-    b"x-b3-parentspanid",
-    b"x-b3-sampled",
-    b"x-forwarded-client-cert",
-    b"x-weft-client-id",
-];
+const ADDED: [&[u8]; 6] =
+    [b"traceparent", b"x-request-id", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled"];
+
+const IDENTITY: [&[u8]; 2] = [b"x-forwarded-client-cert", b"x-weft-client-id"];
 
 fn added(both: &mut Both) {
     let sent: BTreeSet<Vec<u8>> = sections(&mut both.direct.server).flatten().map(|(name, _)| name.clone()).collect();
     for fields in sections(&mut both.meshed.server) {
         fields.retain(|(name, _)| sent.contains(name) || !ADDED.contains(&name.as_slice()));
+        if fields.iter().any(|(name, _)| name == b":method") {
+            identity(fields);
+        }
+    }
+}
+
+/// Takes who called out of the head of a request, if it is said once and exactly as the certificate does.
+fn identity(fields: &mut Vec<Field>) {
+    let hash = CLIENT_HASH.get().expect("the client's certificate");
+    let certificate = format!("By={SERVER_ID};Hash={hash};URI={CLIENT_ID}").into_bytes();
+    let expected = [certificate, CLIENT_ID.as_bytes().to_vec()];
+    for (name, value) in IDENTITY.into_iter().zip(expected) {
+        let said: Vec<_> = fields.iter().filter(|field| field.0 == name).collect();
+        if let [(_, one)] = said.as_slice()
+            && *one == value
+        {
+            fields.retain(|field| field.0 != name);
+        }
     }
 }
 
@@ -149,12 +206,8 @@ fn hide_span(fields: &mut Vec<Field>) {
     }
 }
 
-fn hide_claims(fields: &mut Vec<Field>) {
-    for (name, value) in fields {
-        if [b"x-forwarded-client-cert".as_slice(), b"x-weft-client-id"].contains(&name.as_slice()) {
-            value.clear();
-        }
-    }
+fn drop_claims(fields: &mut Vec<Field>) {
+    fields.retain(|(name, _)| !IDENTITY.contains(&name.as_slice()));
 }
 
 fn status(item: &Item) -> &[u8] {
