@@ -18,7 +18,7 @@ use super::lab::{BYSTANDER, HONEST, Lab, until};
 const GROWTH_MAX_KIB: u64 = 32 << 10;
 
 /// And soon after it: what is freed goes back, but for what the next connections need anyway.
-const KEPT_MAX_KIB: u64 = 4 << 10;
+const KEPT_MAX_KIB: u64 = 8 << 10;
 
 /// How long a bystander may wait in 99 of 100 cases while the attack runs. As users run it (`cargo test --release`, on a
 /// machine of one's own) that is 250 ms. Otherwise the proxies are not optimised, share two cores with the attackers, the

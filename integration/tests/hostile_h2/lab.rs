@@ -26,7 +26,7 @@ pub(crate) const FLOOD: Duration = Duration::from_millis(700);
 const GROWTH_KIB: u64 = 32 * 1024;
 
 /// And soon after it: what is freed goes back, but for what the next connections need anyway.
-const KEPT_KIB: u64 = 4 * 1024;
+const KEPT_KIB: u64 = 8 * 1024;
 
 /// 99 of 100 requests of bystanders are answered within this. As users run it (`cargo test --release`, on a machine of
 /// one's own) that is 250 ms; without optimisation, beside other tests, it still tells waiting for one's turn from waiting
