@@ -460,13 +460,22 @@ async fn a_connection_before_the_identity_is_recorded_under_it() {
     let (publish, identity) = tokio::sync::watch::channel(None);
     let shared = Shared { identity, ..shared(snapshot(app, AppProtocol::Http1, None), None) };
     let proxy = Proxy::start_with(Door::Service(key(), PORT), shared, Some(log));
+    let written = async |count: usize| loop {
+        let text = std::fs::read_to_string(&records).unwrap();
+        if text.lines().count() == count && text.ends_with('\n') {
+            return text;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
     let mut client = proxy.client().await;
     ask(&mut client, "GET /before HTTP/1.1\r\nhost: cart\r\n\r\n").await;
+    // The record is written after the answer.
+    timeout(PATIENCE, written(1)).await.expect("a record");
     publish.send_replace(Some(Authority::new("a").identity(WEB, &[WEB], 600)));
     ask(&mut client, "GET /after HTTP/1.1\r\nhost: cart\r\n\r\n").await;
+    let records = timeout(PATIENCE, written(2)).await.expect("two records");
     drop(client);
     proxy.end().await;
-    let records = std::fs::read_to_string(records).unwrap();
     let own = |path: &str| {
         let line = records.lines().find(|line| line.contains(path)).unwrap();
         serde_json::from_str::<serde_json::Value>(line).unwrap().get("own_id").cloned()
