@@ -147,15 +147,19 @@ fn remove_groups(group: &Path) -> std::io::Result<()> {
     std::fs::remove_dir(group)
 }
 
-/// Joins two machines by a cable, with an address each.
+/// Joins two machines by a cable, with an address each. The other one is the way to everywhere else.
 pub(crate) async fn connect(ends: [(&Machine, &str); 2]) -> anyhow::Result<()> {
     let [one, two] = ends.map(|(machine, _)| machine.leader());
     let (one, two) = (one?.to_string(), two?.to_string());
     let link = ["link", "add", "host0", "netns", &one, "type", "veth", "peer", "name", "host0", "netns", &two];
     let made = Command::new("ip").args(link).status().await?;
     anyhow::ensure!(made.success(), "ip {link:?} failed");
-    for (machine, address) in ends {
-        machine.sh(&format!("ip addr add {address}/24 dev host0 && ip link set host0 up && ip link set lo up")).await?;
+    for ((machine, address), (_, other)) in [ends, [ends[1], ends[0]]].map(|[this, other]| (this, other)) {
+        machine
+            .sh(&format!(
+                "ip addr add {address}/24 dev host0; ip link set host0 up; ip link set lo up; ip route add default via {other}"
+            ))
+            .await?;
     }
     Ok(())
 }

@@ -14,10 +14,13 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$root/upper,workdir=$root/work"
 rm -rf "$root/merged/etc/systemd/system" "$root/merged/etc/weft" "$root/merged/var/lib/weft" "$root/merged/var/lib/weft-proxy"
 mkdir -p "$root/merged/etc/systemd/system"
 echo "${name##*-}" >"$root/merged/etc/hostname"
+# No name server: then the C library asks 127.0.0.1.
+rm -f "$root/merged/etc/resolv.conf"
+: >"$root/merged/etc/resolv.conf"
 systemd-id128 new >"$root/merged/etc/machine-id"
 while
   result=0
-  systemd-nspawn --quiet --directory="$root/merged" --boot --machine="$name" --register=no --keep-unit --console=pipe \
+  systemd-nspawn --quiet --directory="$root/merged" --boot --machine="$name" --register=no --keep-unit --console=pipe --resolv-conf=off \
     --network-namespace-path=/proc/self/ns/net --capability=CAP_NET_ADMIN --bind-ro="$bind" </dev/null || result=$?
   [ "$result" = 133 ] # that is: boot again
 do :; done

@@ -122,6 +122,7 @@ mod machines {
         restarts(both).await?;
         a_full_disk(both).await?;
         nothing_goes_past_a_proxy_that_is_down(both).await?;
+        a_name_server_that_is_known_late(&both.two).await?;
         leaving_and_coming_back(both).await?;
         other_exclusions(&both.two).await?;
         a_redirection_that_cannot_be_made(&both.two).await?;
@@ -258,6 +259,21 @@ mod machines {
             assert!(!both.was_asked(leak).await?, "{leak}");
         }
         Ok(())
+    }
+
+    /// As from DHCP, after the redirection is made: what is asked there is led to the proxy when that starts. Nobody else would
+    /// answer.
+    async fn a_name_server_that_is_known_late(machine: &Machine) -> anyhow::Result<()> {
+        machine.sh("systemctl start weft-proxy; echo nameserver 10.99.0.1 >/etc/resolv.conf").await?;
+        let asked = "dig +tries=1 +time=2 @10.99.0.1 web.default.svc.cluster.local";
+        let said = machine.output(asked).await?;
+        anyhow::ensure!(!said.status.success(), "redirected already: {said:?}");
+        machine.sh("systemctl restart weft-proxy").await?;
+        wait_for("the redirection of its questions", PATIENCE, || async {
+            let said = machine.sh(&format!("{asked} +short")).await.map_err(|error| format!("{error:#}"))?;
+            if said.starts_with("240.") { Ok(()) } else { Err(said) }
+        })
+        .await
     }
 
     /// Booted again, the redirection and the proxies are there, and still no token is needed.
