@@ -142,6 +142,19 @@ step "requests"
 until_true 30 "an answer of the blog" eval 'get 2>/dev/null | grep -q Ada'
 all_good 30 "at the beginning"
 
+step "names"
+# name CONTAINER NAME: its address, as any program finds it.
+name() { $docker exec "$(container "$1")" getent ahostsv4 "$2" | awk 'NR == 1 { print $1 }'; }
+for one in store store.default store.default.svc.cluster.local; do
+  [[ "$(name blog $one)" == 240.* ]] || fail "$one is $(name blog $one), which is no virtual address"
+done
+store=$(name blog store)
+# Not the mesh's: the engine's own name server knows it.
+address=$($docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$(container control-plane)")
+[ "$(name blog control-plane)" = "$address" ] || fail "control-plane is $(name blog control-plane), not $address"
+metrics=$(nsenter --target "$($docker inspect -f '{{.State.Pid}}' "$(container blog-net)")" --net curl -sS http://127.0.0.1:15020/metrics)
+grep -q '^weft_dns_queries_total{outcome="loop"} 0$' <<<"$metrics" || fail "the resolver asks itself"
+
 step "every hop is mutual TLS"
 # has CONTAINER PEER: a record of this proxy names this peer, proved by a key exchange; and no record lacks one.
 has() {
@@ -180,10 +193,11 @@ $docker run --rm --network=none --user root -v ${COMPOSE_PROJECT_NAME}_tokens:/t
 $docker restart "$(container blog-proxy)" >/dev/null
 until_true 60 "all healthy" none_but_healthy
 until_true 30 "an answer of the blog" eval 'get >/dev/null 2>&1'
-$docker logs "$(container blog-proxy)" 2>&1 | grep -q 'identity of an earlier run' || fail "the identity was not kept"
+grep -q 'identity of an earlier run' <<<"$($docker logs "$(container blog-proxy)" 2>&1)" || fail "the identity was not kept"
 
 step "nothing goes past a proxy that is down"
-reach_store() { $docker exec "$(container blog)" timeout 5 bash -c 'exec 3<>/dev/tcp/store/6379' 2>/dev/null; }
+# By its address: the name is not resolved either.
+reach_store() { $docker exec "$(container blog)" timeout 5 bash -c "exec 3<>/dev/tcp/$store/6379" 2>/dev/null; }
 reach_store || fail "the store cannot be reached through the proxy"
 $docker stop -t 5 "$(container blog-proxy)" >/dev/null
 ! reach_store || fail "the store was reached past the proxy"
