@@ -9,6 +9,7 @@ mod counts;
 mod forward;
 mod lookup;
 mod packet;
+pub(crate) mod resolv_conf;
 mod resolver;
 mod serve;
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! Our own address is left out. Whether a server passes on to us what we pass on to it is found by a question that nobody
 //! else asks: if it comes in here, that server is left out, too, until the file changes.
 
-use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -11,11 +10,10 @@ use std::time::Duration;
 
 use weft_core::names::{NameServer, nameservers};
 
+use super::resolv_conf::read;
+
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// More of the file is not read.
-const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Port of name servers.
 const PORT: u16 = 53;
@@ -161,12 +159,6 @@ fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
 /// An address of this machine.
 fn is_local(ip: IpAddr) -> bool {
     std::net::UdpSocket::bind((ip, 0)).is_ok()
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
+use std::path::Path;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use weft_core::intercept::{DnsCapture, InterceptConfig, PROXY_UID};
 use weft_core::names::{NameServer, nameservers};
 
-use crate::dns::DnsAddress;
+use crate::dns::{DnsAddress, resolv_conf};
 
 use super::apply::{Backend, Ipv6, apply, plan};
 
@@ -90,7 +91,11 @@ impl InitArgs {
     /// # Errors
     /// When the rules cannot be applied; then nothing has changed unless the error says so.
     pub fn run(self) -> anyhow::Result<()> {
-        let config = if self.remove { None } else { Some(self.config(&resolv_conf()?)) };
+        let config = if self.remove {
+            None
+        } else {
+            Some(self.config(|| name_servers(Path::new(RESOLV_CONF), &mut io::stderr()))?)
+        };
         let mut out = io::stdout().lock();
         if self.dry_run {
             for step in plan(config.as_ref(), self.backend)? {
@@ -122,9 +127,13 @@ impl InitArgs {
         Ok(())
     }
 
-    /// `resolv_conf`: what the file says.
-    fn config(&self, resolv_conf: &str) -> InterceptConfig {
-        InterceptConfig {
+    /// `named`: the name servers of the machine, found only when they matter.
+    fn config(&self, named: impl FnOnce() -> anyhow::Result<Vec<NameServer>>) -> anyhow::Result<InterceptConfig> {
+        let dns = match self.dns.and_then(DnsAddress::redirected) {
+            Some(port) => Some(DnsCapture { port, servers: self.servers(named)? }),
+            None => None,
+        };
+        Ok(InterceptConfig {
             outbound_port: self.outbound_port,
             inbound_port: self.inbound_port,
             own_ports: self.own_port.iter().copied().collect(),
@@ -134,31 +143,37 @@ impl InitArgs {
             exclude_outbound_ports: self.exclude_outbound_port.iter().copied().collect(),
             exclude_cidrs: self.exclude_cidr.iter().copied().collect(),
             exclude_uids: self.exclude_uid.iter().copied().collect(),
-            dns: self
-                .dns
-                .and_then(DnsAddress::redirected)
-                .map(|port| DnsCapture { port, servers: self.servers(resolv_conf) }),
-        }
+            dns,
+        })
     }
 
-    fn servers(&self, resolv_conf: &str) -> BTreeSet<IpAddr> {
+    fn servers(&self, named: impl FnOnce() -> anyhow::Result<Vec<NameServer>>) -> anyhow::Result<BTreeSet<IpAddr>> {
         if !self.dns_server.is_empty() {
-            return self.dns_server.iter().copied().collect();
+            return Ok(self.dns_server.iter().copied().collect());
         }
-        let named = nameservers(resolv_conf);
+        let named = named()?;
         if named.is_empty() {
-            return BTreeSet::from([Ipv4Addr::LOCALHOST.into()]);
+            return Ok(BTreeSet::from([Ipv4Addr::LOCALHOST.into()]));
         }
-        named.into_iter().filter(|server| !server.is_link_local()).map(|NameServer { ip, .. }| ip).collect()
+        Ok(named.into_iter().filter(|server| !server.is_link_local()).map(|NameServer { ip, .. }| ip).collect())
     }
 }
 
-/// Empty where there is none.
-fn resolv_conf() -> anyhow::Result<String> {
-    match std::fs::read(RESOLV_CONF) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error).context(RESOLV_CONF),
+/// Those of a resolv.conf. Without one there are none, as the C library has it; then it says so to `notes`.
+fn name_servers(path: &Path, notes: &mut impl Write) -> anyhow::Result<Vec<NameServer>> {
+    match resolv_conf::read(path) {
+        Ok(text) => Ok(nameservers(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let path = path.display();
+            writeln!(
+                notes,
+                "--dns: there is no {path}; if programs ask another name server than 127.0.0.1, name it with --dns-server"
+            )?;
+            Ok(Vec::new())
+        }
+        Err(error) => Err(error).with_context(|| {
+            format!("--dns: {} cannot be read; say with --dns-server which name servers programs ask", path.display())
+        }),
     }
 }
 
@@ -188,11 +203,8 @@ mod tests {
     fn flags_become_a_configuration() {
         let check = |flags: &str, expected: InterceptConfig| {
             let line = Line::try_parse_from(format!("init {flags}").split_whitespace()).unwrap();
-            assert_eq!(
-                line.init.config("nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver fd00::1\n"),
-                expected,
-                "{flags}"
-            );
+            let named = nameservers("nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver fd00::1\n");
+            assert_eq!(line.init.config(|| Ok(named)).unwrap(), expected, "{flags}");
         };
         let default = InterceptConfig::default;
         check("", default());
@@ -216,7 +228,7 @@ mod tests {
         check("--dns 15053 --dns-server 10.0.0.9", dns(&["10.0.0.9"]));
         check("--dns 127.0.0.1:53", default());
         let line = Line::try_parse_from(["init", "--dns", "15053"]).unwrap();
-        assert_eq!(line.init.config("search example\n"), dns(&["127.0.0.1"]), "as the C library has it");
+        assert_eq!(line.init.config(|| Ok(Vec::new())).unwrap(), dns(&["127.0.0.1"]), "as the C library has it");
         let everything = InterceptConfig {
             outbound_port: 1,
             inbound_port: 2,
@@ -231,5 +243,31 @@ mod tests {
         {
             assert!(Line::try_parse_from(format!("init {nonsense}").split_whitespace()).is_err(), "{nonsense}");
         }
+    }
+
+    /// Goal: who does not redirect questions, or names the servers, needs no resolv.conf.
+    #[test]
+    fn the_file_is_read_only_where_it_matters() {
+        for (flags, expected) in [
+            ("", false),
+            ("--dns 127.0.0.1:53", false),
+            ("--dns 15053 --dns-server 10.0.0.9", false),
+            ("--dns 15053", true),
+        ] {
+            let line = Line::try_parse_from(format!("init {flags}").split_whitespace()).unwrap();
+            let config = line.init.config(|| anyhow::bail!("asked"));
+            assert_eq!(config.is_err(), expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn without_the_file_it_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut notes = Vec::new();
+        assert_eq!(name_servers(&directory.path().join("resolv.conf"), &mut notes).unwrap(), []);
+        let note = String::from_utf8(notes).unwrap();
+        assert!(note.contains("there is no /") && note.contains("--dns-server"), "{note}");
+        let error = name_servers(directory.path(), &mut io::sink()).unwrap_err();
+        assert!(format!("{error:#}").contains("--dns-server"), "{error:#}");
     }
 }
