@@ -20,6 +20,7 @@ use weft_proto::v1::names_client::NamesClient;
 
 use crate::clock::Clock;
 use crate::identity::{ControlPlane, IdentityWatch};
+use crate::supervise::{Supervisor, Task};
 
 /// An answer is as good as new for this long.
 const FRESH: Duration = Duration::from_secs(3);
@@ -65,14 +66,14 @@ impl Lookup {
 
     /// With one; starts a task that asks it for as long as this lives.
     pub(super) fn online(
+        supervisor: &Supervisor,
         snapshot: Arc<ArcSwap<Snapshot>>,
         control_plane: ControlPlane,
         identity: IdentityWatch,
         clock: Clock,
     ) -> Self {
-        let (asker, wishes) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(answer_all(Calls { control_plane, identity, channel: None }, wishes, clock));
-        Self { snapshot, kept: Arc::default(), asker: Some(asker), clock }
+        let calls = move || Calls { control_plane: control_plane.clone(), identity: identity.clone(), channel: None };
+        Self { snapshot, kept: Arc::default(), asker: Some(answering(supervisor, calls, clock)), clock }
     }
 
     /// What is known of a service.
@@ -135,8 +136,24 @@ async fn ask(asker: &mpsc::Sender<Wish>, key: &ServiceKey) -> Option<Known> {
     answered.await.ok().flatten()
 }
 
+/// Starts what answers the wishes that come in here. Those under way when it is started again are not answered.
+fn answering<C: Directory>(
+    supervisor: &Supervisor,
+    calls: impl Fn() -> C + Send + Sync + 'static,
+    clock: Clock,
+) -> mpsc::Sender<Wish> {
+    let (asker, wishes) = mpsc::channel(WAITING_MAX);
+    let (wishes, calls) = (Arc::new(tokio::sync::Mutex::new(wishes)), Arc::new(calls));
+    supervisor.spawn(Task::Dns, move || {
+        let (wishes, calls) = (Arc::clone(&wishes), Arc::clone(&calls));
+        async move { answer_all(&*calls, &mut *wishes.lock().await, clock).await }
+    });
+    asker
+}
+
 /// Answers wishes in batches, one call at a time.
-async fn answer_all(mut calls: Calls, mut wishes: mpsc::Receiver<Wish>, clock: Clock) {
+async fn answer_all<C: Directory>(calls: &(impl Fn() -> C + Sync), wishes: &mut mpsc::Receiver<Wish>, clock: Clock) {
+    let mut directory = calls();
     let mut away_until = Moment::ORIGIN;
     let mut batch = Vec::new();
     while wishes.recv_many(&mut batch, BATCH_MAX).await > 0 {
@@ -145,7 +162,7 @@ async fn answer_all(mut calls: Calls, mut wishes: mpsc::Receiver<Wish>, clock: C
             continue;
         }
         let keys: Vec<ServiceKey> = batch.iter().map(|(key, _)| key.clone()).collect();
-        match tokio::time::timeout(CALL_TIMEOUT, calls.lookup(&keys)).await {
+        match tokio::time::timeout(CALL_TIMEOUT, directory.lookup(&keys)).await {
             Ok(Ok(mut present)) => {
                 for (key, answer) in batch.drain(..) {
                     let known = present.get_mut(&key).map_or(Known::Absent, |addresses| Known::At(addresses.clone()));
@@ -156,12 +173,21 @@ async fn answer_all(mut calls: Calls, mut wishes: mpsc::Receiver<Wish>, clock: C
             failed => {
                 let reason = failed.map_or_else(|_| "no answer in time".to_owned(), |failed| format!("{failed:?}"));
                 tracing::debug!(reason, "--dns: the control plane does not say which names there are");
-                calls.channel = None;
+                directory = calls();
                 away_until = clock.now() + AWAY;
                 batch.clear();
             }
         }
     }
+}
+
+/// Who knows services.
+trait Directory: Send + 'static {
+    /// Those of the services that exist.
+    fn lookup(
+        &mut self,
+        keys: &[ServiceKey],
+    ) -> impl Future<Output = Result<HashMap<ServiceKey, Vec<IpAddr>>, String>> + Send;
 }
 
 /// Calls to the control plane, over one channel while it lasts.
@@ -171,8 +197,8 @@ struct Calls {
     channel: Option<Channel>,
 }
 
-impl Calls {
-    /// Those of the services that exist. A channel that has ended is replaced once: the control plane ends those whose
+impl Directory for Calls {
+    /// A channel that has ended is replaced once: the control plane ends those whose
     /// certificate has.
     async fn lookup(&mut self, keys: &[ServiceKey]) -> Result<HashMap<ServiceKey, Vec<IpAddr>>, String> {
         if let Some(channel) = self.channel.clone()
@@ -197,4 +223,32 @@ async fn call(channel: Channel, keys: &[ServiceKey]) -> Result<HashMap<ServiceKe
         Some((key, named.virtual_ips.iter().filter_map(|ip| ip.parse().ok()).collect()))
     });
     Ok(named.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Knows everything, after one defect.
+    struct Defective(Arc<AtomicBool>);
+
+    impl Directory for Defective {
+        async fn lookup(&mut self, keys: &[ServiceKey]) -> Result<HashMap<ServiceKey, Vec<IpAddr>>, String> {
+            assert!(self.0.swap(true, Ordering::Relaxed), "a defect");
+            Ok(keys.iter().map(|key| (key.clone(), vec!["240.0.0.7".parse().unwrap()])).collect())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_defect_names_are_answered_again() {
+        let (supervisor, over) = (Supervisor::default(), Arc::default());
+        let asker = answering(&supervisor, move || Defective(Arc::clone(&over)), Clock::start());
+        let key = ServiceKey { namespace: "shop".into(), name: "cart".into() };
+        assert_eq!(ask(&asker, &key).await, None, "the defect's victim");
+        assert_eq!(ask(&asker, &key).await, Some(Known::At(vec!["240.0.0.7".parse().unwrap()])));
+        let restarts = supervisor.restarts().find(|(task, _)| *task == Task::Dns).unwrap().1;
+        assert_eq!(restarts, 1);
+    }
 }

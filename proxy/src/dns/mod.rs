@@ -67,7 +67,7 @@ pub fn start(setup: DnsSetup) -> anyhow::Result<(Arc<DnsCounts>, SocketAddr)> {
     // Without a control plane nobody says which namespace this is; files that need none mean the usual one.
     let usual = control_plane.is_none().then_some("default");
     let lookup = match control_plane {
-        Some(control_plane) => Lookup::online(snapshot, control_plane, identity.clone(), clock),
+        Some(control_plane) => Lookup::online(&supervisor, snapshot, control_plane, identity.clone(), clock),
         None => Lookup::offline(snapshot, clock),
     };
     let upstreams = Upstreams::new(&resolv_conf, own);
