@@ -90,7 +90,8 @@ pub fn list() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn say(text: &str) -> anyhow::Result<()> {
+/// Prints.
+pub(crate) fn say(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
@@ -105,7 +106,8 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<Scenario>> {
     Ok(all.into_iter().filter(|one| names.is_empty() || names.iter().any(|name| name == one.name)).collect())
 }
 
-fn identities() -> anyhow::Result<tempfile::TempDir> {
+/// Identities of client and server, as [`crate::job::Site`] wants them.
+pub(crate) fn identities() -> anyhow::Result<tempfile::TempDir> {
     let (directory, authority) = (tempfile::tempdir()?, Authority::new()?);
     let path = directory.path();
     std::fs::write(path.join("roots.pem"), &authority.roots)?;

@@ -9,6 +9,7 @@
 pub mod backend;
 pub mod compare;
 pub mod frames;
+pub mod guard;
 pub mod host;
 pub mod job;
 pub mod load;

@@ -1,7 +1,7 @@
 //! `weft-bench`.
 
 use clap::{Parser, Subcommand};
-use weft_bench::{backend, compare, load};
+use weft_bench::{backend, compare, guard, load};
 
 /// Compares Weft with other proxies doing the same job
 #[derive(Debug, Parser)]
@@ -15,6 +15,8 @@ struct Cli {
 enum Verb {
     /// Measure scenarios and print tables
     Compare(compare::CompareArgs),
+    /// Count instructions and allocations of a request, and compare them with those of before
+    Guard(guard::GuardArgs),
     /// Name the scenarios
     List,
     /// The client (started by `compare`)
@@ -28,6 +30,7 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Compare(args) => compare::run(&args),
+        Verb::Guard(args) => guard::run(&args),
         Verb::List => compare::list(),
         Verb::Load(args) => load::run(&args),
         Verb::Backend(args) => backend::run(&args),

@@ -8,6 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weft_integration::process::{Running, free_ports};
 
 use crate::host::{memory_kib, on_cpu, processor_time};
@@ -34,7 +36,7 @@ pub struct Scene {
     proxies: Vec<u32>,
     backend: u32,
     /// Ends before what stands below.
-    _running: Vec<Running>,
+    running: Vec<Running>,
     _backend: Option<Helper>,
     _namespaces: Option<Namespaces>,
 }
@@ -46,12 +48,22 @@ impl Scene {
     /// Something does not start.
     pub fn start(scenario: &Scenario, peer: Peer, identity: &Path, directory: &Path) -> anyhow::Result<Self> {
         match scenario.place {
-            Place::Loopback => Self::on_loopback(scenario, peer, identity, directory),
+            Place::Loopback => Self::on_loopback(scenario, peer, identity, directory, &[]),
             Place::Namespaces => Self::in_namespaces(scenario, peer, identity, directory),
         }
     }
 
-    fn on_loopback(scenario: &Scenario, peer: Peer, identity: &Path, directory: &Path) -> anyhow::Result<Self> {
+    /// As [`Self::start`] on ports of loopback, the proxies by way of `inside`.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn on_loopback(
+        scenario: &Scenario,
+        peer: Peer,
+        identity: &Path,
+        directory: &Path,
+        inside: &[String],
+    ) -> anyhow::Result<Self> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let [front, middle] = free_ports()?.map(local);
         let own = vec![std::env::current_exe()?.display().to_string()];
@@ -63,14 +75,14 @@ impl Scene {
         let (mut entrance, mut running) = (backend, Vec::new());
         for launch in peer.launches(&scenario.job, &site)? {
             entrance = launch.listens;
-            running.push(start(launch, &[], directory)?);
+            running.push(start(launch, inside, directory)?);
         }
         Ok(Self {
             entrance,
             client: own,
             proxies: running.iter().map(|one| one.0.id()).collect(),
             backend: helper.id(),
-            _running: running,
+            running,
             _backend: Some(helper),
             _namespaces: None,
         })
@@ -110,10 +122,23 @@ impl Scene {
             client: namespaces.client(),
             proxies,
             backend: namespaces.backend,
-            _running: running,
+            running,
             _backend: None,
             _namespaces: Some(namespaces),
         })
+    }
+
+    /// Asks the proxies to end and waits for it.
+    ///
+    /// # Errors
+    /// One fails.
+    pub fn end_well(mut self) -> anyhow::Result<()> {
+        for proxy in self.running.iter_mut().rev() {
+            kill(Pid::from_raw(proxy.0.id().try_into()?), Signal::SIGTERM)?;
+            let status = proxy.0.wait()?;
+            anyhow::ensure!(status.success(), "a proxy failed: {status}");
+        }
+        Ok(())
     }
 
     /// How many proxies there are.

@@ -12,7 +12,7 @@ mod idle;
 mod tls;
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -205,6 +205,14 @@ fn say(line: &str) -> anyhow::Result<()> {
     writeln!(out, "{line}")?;
     out.flush()?;
     Ok(())
+}
+
+/// One request and its answer, on a connection that stays.
+///
+/// # Errors
+/// It fails.
+pub fn exchange(stream: &TcpStream, body: usize) -> anyhow::Result<()> {
+    churn::ask(stream, body, false)
 }
 
 /// The request that all HTTP/1.1 kinds send.
