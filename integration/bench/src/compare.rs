@@ -170,8 +170,8 @@ fn heading(args: &CompareArgs, peers: &[Peer]) -> anyhow::Result<String> {
     }
     if args.rough {
         lines.push(
-            "- **Rough**: other work ran on the machine. Processor time per request hardly depends on it; requests per \
-             second and latencies do."
+            "- **Rough**: other work ran on the machine. Requests per second and latencies say little, processor time and \
+             its ratio are wider than they would be."
                 .to_owned(),
         );
     }

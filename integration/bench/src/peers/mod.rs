@@ -135,7 +135,9 @@ impl Peer {
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().map(str::trim).find(|line| line.contains(|c: char| c.is_ascii_digit()));
-        Ok(line.unwrap_or_default().to_owned())
+        // Some say where they lie before that.
+        let line = line.unwrap_or_default();
+        Ok(line.split_once(" version: ").map_or(line, |(_, version)| version).to_owned())
     }
 
     /// The processes that do the job, last of the path first. Each has one worker.
