@@ -10,7 +10,8 @@ mod join {
     use clap::Parser as _;
     use hyper_util::rt::TokioIo;
     use rcgen::{CertificateParams, KeyPair};
-    use tokio::net::UnixStream;
+    use tokio::io::copy_bidirectional;
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
     use tokio::sync::watch;
     use tonic::transport::{Channel, Endpoint};
     use weft_control_plane::bootstrap::{Cli, Command};
@@ -170,6 +171,30 @@ mod join {
         }
         let moved = run(&theirs, Some(&theirs.token_of("cart").await)).await;
         assert_eq!(moved.0, "spiffe://other.example/ns/shop/sa/cart");
+    }
+
+    /// Who this proxy is to be is not decided by a control plane that is away for a moment.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn another_token_outlasts_an_outage() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mesh = Mesh::start(directory.path(), "mesh.example").await;
+        let store = Store::new(&directory.path().join("proxy"));
+        let (cart, web) = (mesh.token_of("cart").await, mesh.token_of("web").await);
+        mesh.run(Proof { join_token: Some(cart), ..Proof::default() }, Some(&store)).await;
+        let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let control_plane = std::mem::replace(&mut mesh.listen, away.local_addr().unwrap().to_string());
+        tokio::spawn(async move {
+            drop(away.accept().await.unwrap());
+            loop {
+                let mut client = away.accept().await.unwrap().0;
+                let mut server = TcpStream::connect(&control_plane).await.unwrap();
+                tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+            }
+        });
+        let kept = store.load(Clock::start().unix_seconds()).unwrap();
+        let proof = Proof { join_token: Some(web), kept, joining: Some(store.clone()), ..Proof::default() };
+        let (identity, failed) = mesh.run(proof, Some(&store)).await;
+        assert_eq!((identity.id.to_string(), failed), ("spiffe://mesh.example/ns/shop/sa/web".into(), 1));
     }
 
     /// The token is good for one use, and the process ended between the certificate and the disk.

@@ -48,6 +48,15 @@ pub enum DialError {
         /// The whole chain of causes.
         reason: String,
     },
+    /// Somebody else answers there: the certificate leads to no root that is believed. Times out of their bounds are not
+    /// this, since clocks can be wrong.
+    #[error("{address} is not the control plane that is meant: {reason}")]
+    Stranger {
+        /// Host and port.
+        address: Arc<str>,
+        /// The whole chain of causes.
+        reason: String,
+    },
 }
 
 impl ControlPlane {
@@ -90,9 +99,13 @@ impl ControlPlane {
         config.resumption = rustls::client::Resumption::disabled();
         let connector = TlsConnector::from(Arc::new(config));
         let address = Arc::clone(&self.address);
-        let failed = |error: tonic::transport::Error| DialError::Connect {
-            address: Arc::clone(&self.address),
-            reason: chain_of_causes(&error),
+        let failed = |error: tonic::transport::Error| {
+            let (address, reason) = (Arc::clone(&self.address), chain_of_causes(&error));
+            if is_of_a_stranger(&error) {
+                DialError::Stranger { address, reason }
+            } else {
+                DialError::Connect { address, reason }
+            }
         };
         // The URI is only a label: the connector below dials the address.
         Endpoint::from_static("https://control-plane.weft-system")
@@ -104,6 +117,19 @@ impl ControlPlane {
             .await
             .map_err(failed)
     }
+}
+
+/// Whether the server's certificate was refused for what it is, not for when it is shown.
+fn is_of_a_stranger(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes.any(|cause| {
+        // An I/O error names the cause of what it wraps, not what it wraps.
+        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = cause.downcast_ref().or_else(|| wrapped.and_then(|wrapped| wrapped.downcast_ref()));
+        let Some(rustls::Error::InvalidCertificate(why)) = tls else { return false };
+        !matches!(why, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+    })
 }
 
 async fn open(

@@ -117,9 +117,12 @@ enum RenewError {
 }
 
 impl RenewError {
-    /// Whether the control plane said no, for good.
-    fn is_refusal(&self) -> bool {
+    /// Whether the control plane said no, for good, or is another one.
+    fn is_final(&self) -> bool {
         use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
+        if matches!(self, Self::Dial(DialError::Stranger { .. })) {
+            return true;
+        }
         let Self::Issue(IssueError::Refused(status)) = self else { return false };
         matches!(status.code(), InvalidArgument | PermissionDenied | Unauthenticated)
     }
@@ -127,10 +130,11 @@ impl RenewError {
 
 /// Obtains the first identity, publishes it, and renews it at half of its life, for ever.
 ///
-/// One kept of an earlier run is the first, and is renewed at once. Another token given since is tried before it, once;
-/// whatever keeps that from working, the kept one serves then, and only while it cannot be renewed either the token has
-/// further tries in turn: it may be the one of the mesh that this proxy was moved to. One that was not good at the start
-/// is looked at again when its token is refused: machines begin with a wrong clock.
+/// One kept of an earlier run is the first, and is renewed at once. Another token given since comes before it: it says who
+/// this proxy is to be. While the control plane does not answer, the kept one serves, and the token is tried on; once it is
+/// refused, or belongs to another mesh, the kept one is renewed too, and only while that fails the token has further tries
+/// in turn. One that was not good at the start is looked at again when its token is refused: machines begin with a wrong
+/// clock.
 ///
 /// A failed try is repeated with jittered back-off; the old certificate stays in use until it expires (K1), and after that
 /// the token is tried again (K2). Roots that the control plane tells meanwhile are believed at once, so that old and new
@@ -148,8 +152,10 @@ pub struct IdentityKeeper {
     joining_key: Option<KeyPair>,
     /// The kept identity, while the token comes before it.
     fallback: Option<Kept>,
-    /// The token asks for another identity, and nothing was issued yet.
+    /// The token asks for another identity, which was not issued yet.
     another: bool,
+    /// That was refused, so that what is held is kept.
+    refused: bool,
     /// The next try is by the token, whatever is held.
     by_token: bool,
     due_now: bool,
@@ -186,6 +192,7 @@ impl IdentityKeeper {
             joining_key: None,
             fallback: None,
             another,
+            refused: false,
             by_token: another,
             due_now: false,
             backoff: BACKOFF_MIN,
@@ -231,33 +238,58 @@ impl IdentityKeeper {
         tracing::info!(id = %fresh.id, not_after = fresh.not_after, "identity issued");
         if !renewed {
             self.status.hold_by(self.proof.join_token.as_ref().map(hash_of));
-        } else if self.another {
+        } else if self.another && self.refused {
             tracing::warn!(id = %fresh.id, "the join token is left alone for this run: the identity of an earlier run was renewed");
         }
-        (self.backoff, self.key, self.joining_key, self.fallback) = (BACKOFF_MIN, None, None, None);
-        (self.another, self.by_token, self.due_now) = (false, false, false);
+        self.key = None;
         self.status.issued.fetch_add(1, Ordering::Relaxed);
         self.publish(fresh);
+        // Renewed only to stay, while nobody could say yet whether the token works.
+        self.by_token = renewed && self.another && !self.refused;
+        if !self.by_token {
+            (self.backoff, self.joining_key, self.fallback) = (BACKOFF_MIN, None, None);
+            (self.another, self.due_now) = (false, false);
+        }
     }
 
     async fn failed(&mut self, error: &RenewError, renewing: bool) {
         self.status.failed.fetch_add(1, Ordering::Relaxed);
         let pause = self.backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         tracing::warn!(%error, retry_in = ?pause, "identity not issued");
-        if !renewing && self.fallback.is_none() && error.is_refusal() && self.identity.borrow().is_none() {
+        self.refused |= !renewing && error.is_final();
+        if !renewing && self.fallback.is_none() && error.is_final() && self.identity.borrow().is_none() {
             self.fallback = self.proof.look_again(self.clock.unix_seconds()).await;
         }
         let kept = self.fallback.take_if(|kept| self.clock.unix_seconds() <= kept.identity.not_after);
         if let Some(kept) = kept {
-            tracing::warn!(
-                id = %kept.identity.id,
-                "the join token does not work here; going on with the identity of an earlier run: remove the token, or give one of this mesh and start again"
-            );
             self.go_on_with(kept);
         }
-        self.by_token = self.another && renewing;
+        if !renewing && self.another && self.identity.borrow().is_some() {
+            self.explain();
+        }
+        self.by_token = self.another && (renewing || !self.refused && !self.is_due());
         tokio::time::sleep(pause).await;
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    /// Another identity is wanted than the one that serves.
+    fn explain(&self) {
+        let held = self.identity.borrow().as_ref().map(|held| held.id.to_string()).unwrap_or_default();
+        if self.refused {
+            tracing::warn!(
+                id = held,
+                "the join token does not work here; going on with the identity of an earlier run: remove the token, or give one of this mesh and start again"
+            );
+        } else {
+            tracing::warn!(id = held, "going on with the identity of an earlier run until the join token can be used");
+        }
+    }
+
+    /// Whether what is held is past half of its life.
+    fn is_due(&self) -> bool {
+        let held = self.identity.borrow();
+        let due = |held: &Arc<Identity>| renew_at(held.not_before, held.not_after, &mut ThreadEntropy);
+        held.as_ref().is_some_and(|held| due(held) <= self.clock.unix_seconds())
     }
 
     fn go_on_with(&mut self, kept: Kept) {

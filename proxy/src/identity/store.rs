@@ -163,10 +163,19 @@ impl Store {
         Ok(key)
     }
 
-    /// Writes an identity; its key needs no other place from then on.
+    /// Writes an identity; a key that lay beside it and is the identity's needs no other place from then on. Another stays:
+    /// its certificate may have been issued, and be on the way.
     fn save(&self, content: &[u8]) -> io::Result<()> {
         self.write(&self.file, content)?;
-        match fs::remove_file(self.file.with_file_name(JOINING_FILE)) {
+        let beside = self.file.with_file_name(JOINING_FILE);
+        let lines =
+            |pem: &[u8]| pem.split(|b| *b == b'\n').map(|line| line.trim_ascii_end().to_vec()).collect::<Vec<_>>();
+        let (saved, joining) = (lines(content), lines(&read_secret(&beside).unwrap_or_default()));
+        let is_its = joining.iter().filter(|line| !line.starts_with(b"-----")).all(|line| saved.contains(line));
+        if !is_its {
+            return Ok(());
+        }
+        match fs::remove_file(beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
