@@ -115,7 +115,11 @@ impl Direction {
             }
             match self.state {
                 State::Closed => return Poll::Ready(Ok(())),
-                State::Refused => return Poll::Ready(Err(Broken::Writing)),
+                State::Refused => {
+                    // Goes on sending, perhaps: within its window, and not at the cost of the link that others share.
+                    from.poll_ahead(cx);
+                    return Poll::Ready(Err(Broken::Writing));
+                }
                 State::Closing => {
                     // Failing to end in order is no news: the other direction says how the peer is.
                     if ready!(Pin::new(&mut *to).poll_shutdown(cx)).is_err() {

@@ -122,12 +122,13 @@ impl H2Body {
         }
         let side = self.side;
         self.unread = false;
+        if !self.ahead.is_empty() {
+            // Whole, so that no buffer stays with a reader that was slow once.
+            let data = std::mem::take(&mut self.ahead).freeze();
+            return Poll::Ready(Some(self.hand_on(data)));
+        }
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
-        }
-        if !self.ahead.is_empty() {
-            let data = self.ahead.split().freeze();
-            return Poll::Ready(Some(self.hand_on(data)));
         }
         while !self.data_ended {
             match ready!(self.recv.poll_data(cx)) {
@@ -176,7 +177,7 @@ impl H2Body {
                 Poll::Pending => break,
             }
         }
-        if self.ahead.is_empty() { first } else { self.ahead.split().freeze() }
+        if self.ahead.is_empty() { first } else { std::mem::take(&mut self.ahead).freeze() }
     }
 
     fn hand_on(&mut self, data: Bytes) -> Result<Frame, BodyError> {

@@ -47,7 +47,7 @@ impl H2Tunnel {
     /// What came next, never empty; `None` at the end.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         if !self.kept.is_empty() {
-            return Poll::Ready(Some(Ok(self.kept.split().freeze())));
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.kept).freeze())));
         }
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
