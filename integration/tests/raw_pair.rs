@@ -39,7 +39,7 @@ async fn bytes_pass_each_kind_of_pair_and_are_recorded() {
                 if count == 2.0 { Ok(()) } else { Err(format!("{count} are")) }
             });
             counted.await.unwrap();
-            assert!(proxy.rss_kib().unwrap() > 1000 && proxy.open_fds().unwrap() > 3);
+            assert!(proxy.memory_kib().unwrap() > 1000 && proxy.open_fds().unwrap() > 3);
         }
     }
 }

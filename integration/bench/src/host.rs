@@ -65,19 +65,30 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     Some(user + nice + system + irq + softirq + steal)
 }
 
-/// Runs `action` on the processor `cpu`; the processes it starts stay there.
+/// Runs `action` on [`processor`] `cpu`; the processes it starts stay there.
 ///
 /// # Errors
-/// There is no such processor, or the action fails.
+/// The kernel refuses, or the action fails.
 pub fn on_cpu<T>(cpu: usize, action: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let this = Pid::from_raw(0);
     let before = sched_getaffinity(this)?;
-    let mut only = CpuSet::new();
-    only.set(cpu)?;
-    sched_setaffinity(this, &only).with_context(|| format!("cannot run on processor {cpu}"))?;
+    sched_setaffinity(this, &processor(cpu)?).with_context(|| format!("cannot run on processor {cpu}"))?;
     let result = action();
     sched_setaffinity(this, &before)?;
     result
+}
+
+/// The processor of this number among those that this process may use, or the last of them.
+///
+/// # Errors
+/// The kernel does not say which there are.
+pub fn processor(number: usize) -> anyhow::Result<CpuSet> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let present = |at: &usize| allowed.is_set(*at).unwrap_or(false);
+    let all: Vec<usize> = (0..CpuSet::count()).filter(present).collect();
+    let mut only = CpuSet::new();
+    only.set(all.get(number).or_else(|| all.last()).copied().context("no processor to run on")?)?;
+    Ok(only)
 }
 
 /// Lets this process and those it starts open as many files as it may at all.

@@ -38,11 +38,11 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Starts it: on the server's side this program with `arguments`, which serves `port` and is moved to `load_cpu`.
+    /// Starts it: on the server's side this program with `arguments`, which serves `port` and is moved to `load`.
     ///
     /// # Errors
     /// Not root, or it does not come up.
-    pub fn up(directory: &Path, arguments: &[String], port: u16, load_cpu: usize) -> anyhow::Result<Self> {
+    pub fn up(directory: &Path, arguments: &[String], port: u16, load: CpuSet) -> anyhow::Result<Self> {
         let binaries = Binaries::locate()?;
         let (program, proxy) = (binaries.find("weft")?, binaries.find("weft-proxy")?);
         let name = format!("bench-{}", std::process::id());
@@ -66,9 +66,7 @@ impl Namespaces {
         let mut made =
             Self { server: placeholder, sidecars: [0, 0], backend: 0, name, program, proxy, own, _mesh: mesh };
         made.look(directory)?;
-        let mut cpu = CpuSet::new();
-        cpu.set(load_cpu)?;
-        sched_setaffinity(Pid::from_raw(made.backend.try_into()?), &cpu)?;
+        sched_setaffinity(Pid::from_raw(made.backend.try_into()?), &load)?;
         Ok(made)
     }
 

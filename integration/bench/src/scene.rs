@@ -12,16 +12,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weft_integration::process::{Running, free_ports};
 
-use crate::host::{memory_kib, on_cpu, processor_time};
+use crate::host::{memory_kib, on_cpu, processor, processor_time};
 use crate::job::Site;
 use crate::namespaces::Namespaces;
 use crate::peers::{Launch, Peer};
 use crate::process::Helper;
 use crate::scenario::{Place, Scenario};
 
-/// Where the proxies run, all of them.
+/// Where the proxies run, all of them: the first processor there is.
 pub const PROXY_CPU: usize = 0;
-/// Where client and backend run.
+/// Where client and backend run: the second.
 pub const LOAD_CPU: usize = 1;
 /// How long anything may take to start, or to say what it has to say.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -92,7 +92,8 @@ impl Scene {
         let port = 8080;
         let arguments = backend_arguments(scenario, &format!("0.0.0.0:{port}"));
         // Everything starts on the proxies' processor, so that each takes it for the only one, and the rest then moves.
-        let namespaces = on_cpu(PROXY_CPU, || Namespaces::up(directory, &arguments, port, LOAD_CPU))?;
+        let load = processor(LOAD_CPU)?;
+        let namespaces = on_cpu(PROXY_CPU, || Namespaces::up(directory, &arguments, port, load))?;
         let server = SocketAddr::new(namespaces.server, port);
         let (any, local) = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv4Addr::LOCALHOST));
         let [outbound, inbound] = [17001, 17006];

@@ -18,6 +18,7 @@ fn every_scenario_goes_through_weft_without_a_failed_request() {
         let table = table.unwrap_or_else(|| panic!("no table of {}: {tables}", scenario.name));
         let line = table.lines().find(|line| line.starts_with("| Weft |")).unwrap_or_else(|| panic!("{table}"));
         let cost: f64 = line.split('|').nth(2).unwrap().trim().replace(',', "").parse().unwrap();
-        assert!(cost > 0.0, "{line}");
+        // Memory of four connections is a difference, which what the start gives back may outweigh.
+        assert!(cost > 0.0 || scenario.name.ends_with("-idle"), "{line}");
     }
 }

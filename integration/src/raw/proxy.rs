@@ -89,13 +89,13 @@ impl Proxy {
         self.running.0.id()
     }
 
-    /// Memory that the kernel holds for it, in KiB.
+    /// Memory of its own that the kernel holds for it, in KiB: pages of its program come and go as the kernel likes.
     ///
     /// # Errors
     /// It is gone.
-    pub fn rss_kib(&self) -> anyhow::Result<u64> {
+    pub fn memory_kib(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it is no more")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("it is no more")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 

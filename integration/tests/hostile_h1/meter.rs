@@ -34,7 +34,7 @@ const ANSWERS_MIN: usize = 100;
 
 /// Memory and descriptors before an attack.
 pub(crate) struct Before {
-    rss_kib: [u64; 2],
+    memory_kib: [u64; 2],
     fds: [usize; 2],
 }
 
@@ -54,15 +54,15 @@ impl Before {
         }
         let [outbound, inbound] = proxies(lab);
         Ok(Self {
-            rss_kib: [outbound.rss_kib()?, inbound.rss_kib()?],
+            memory_kib: [outbound.memory_kib()?, inbound.memory_kib()?],
             fds: [outbound.open_fds()?, inbound.open_fds()?],
         })
     }
 
     /// While it runs.
     pub(crate) fn is_bounded(&self, lab: &Lab) -> anyhow::Result<()> {
-        for (proxy, before) in proxies(lab).into_iter().zip(self.rss_kib) {
-            let now = proxy.rss_kib()?;
+        for (proxy, before) in proxies(lab).into_iter().zip(self.memory_kib) {
+            let now = proxy.memory_kib()?;
             ensure!(now <= before + GROWTH_MAX_KIB, "{before} KiB became {now} KiB");
         }
         Ok(())
@@ -72,12 +72,12 @@ impl Before {
     pub(crate) async fn is_back(&self, lab: &Lab) -> anyhow::Result<()> {
         until("memory and descriptors are given back", DEADLINE, || {
             for (at, proxy) in proxies(lab).into_iter().enumerate() {
-                let rss = proxy.rss_kib().map_err(|error| error.to_string())?;
+                let rss = proxy.memory_kib().map_err(|error| error.to_string())?;
                 let fds = proxy.open_fds().map_err(|error| error.to_string())?;
-                if rss > self.rss_kib[at] + KEPT_MAX_KIB || fds > self.fds[at] + POOLED_MAX {
+                if rss > self.memory_kib[at] + KEPT_MAX_KIB || fds > self.fds[at] + POOLED_MAX {
                     return Err(format!(
                         "{} KiB and {} descriptors became {rss} and {fds}",
-                        self.rss_kib[at], self.fds[at]
+                        self.memory_kib[at], self.fds[at]
                     ));
                 }
             }
@@ -135,7 +135,7 @@ impl Bystander {
         for _ in &waits {
             lab.expect([("", 200)], [("", 200)]);
         }
-        let p99 = waits[waits.len() * 99 / 100];
+        let p99 = waits[(waits.len() - 1) * 99 / 100];
         eprintln!("bystander: p99 of {} is {p99:?}", waits.len());
         ensure!(p99 <= PATIENCE, "one of a hundred waited {p99:?}");
         Ok(())

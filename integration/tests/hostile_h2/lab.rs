@@ -152,7 +152,7 @@ impl Lab {
 
     /// KiB of both proxies.
     fn memory(&self) -> [u64; 2] {
-        [self.pair.outbound.rss_kib().unwrap(), self.pair.inbound.as_ref().unwrap().rss_kib().unwrap()]
+        [self.pair.outbound.memory_kib().unwrap(), self.pair.inbound.as_ref().unwrap().memory_kib().unwrap()]
     }
 }
 
@@ -161,7 +161,7 @@ async fn sample(processes: [u32; 2], over: Arc<AtomicBool>) -> [u64; 2] {
     while !over.load(Ordering::Acquire) {
         for (most, process) in most.iter_mut().zip(processes) {
             let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a proxy is gone");
-            let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            let rss = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
             *most = (*most).max(rss.trim().trim_end_matches(" kB").parse().unwrap());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
