@@ -42,7 +42,11 @@ fn kib(rollup: &str, field: &str) -> Option<u64> {
     rest.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-fn family(pid: u32) -> anyhow::Result<Vec<u32>> {
+/// A process and its present children.
+///
+/// # Errors
+/// It is gone.
+pub fn family(pid: u32) -> anyhow::Result<Vec<u32>> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
         .with_context(|| format!("process {pid} is gone"))?;
     Ok([pid].into_iter().chain(children.split_whitespace().filter_map(|one| one.parse().ok())).collect())

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use weft_integration::process::{Running, free_ports};
 
-use crate::host::{memory_kib, on_cpu, processor, processor_time};
+use crate::host::{family, memory_kib, on_cpu, processor, processor_time};
 use crate::job::Site;
 use crate::namespaces::Namespaces;
 use crate::peers::{Launch, Peer};
@@ -36,7 +36,7 @@ pub struct Scene {
     proxies: Vec<u32>,
     backend: u32,
     /// Ends before what stands below.
-    running: Vec<Running>,
+    running: Vec<Proxy>,
     _backend: Option<Helper>,
     _namespaces: Option<Namespaces>,
 }
@@ -80,7 +80,7 @@ impl Scene {
         Ok(Self {
             entrance,
             client: own,
-            proxies: running.iter().map(|one| one.0.id()).collect(),
+            proxies: running.iter().map(Proxy::id).collect(),
             backend: helper.id(),
             running,
             _backend: Some(helper),
@@ -115,7 +115,7 @@ impl Scene {
                     let inside = namespaces.inside(launch.name == "first");
                     running.push(start(launch, &inside, directory)?);
                 }
-                proxies.extend(running.iter().map(|one| one.0.id()));
+                proxies.extend(running.iter().map(Proxy::id));
             }
         }
         Ok(Self {
@@ -135,8 +135,8 @@ impl Scene {
     /// One fails.
     pub fn end_well(mut self) -> anyhow::Result<()> {
         for proxy in self.running.iter_mut().rev() {
-            kill(Pid::from_raw(proxy.0.id().try_into()?), Signal::SIGTERM)?;
-            let status = proxy.0.wait()?;
+            kill(Pid::from_raw(proxy.id().try_into()?), Signal::SIGTERM)?;
+            let status = proxy.0.0.wait()?;
             anyhow::ensure!(status.success(), "a proxy failed: {status}");
         }
         Ok(())
@@ -167,15 +167,39 @@ impl Scene {
     }
 }
 
+/// A proxy's process. It ends when this is dropped, and so do its children (nginx has its worker as one).
+#[derive(Debug)]
+struct Proxy(Running);
+
+impl Proxy {
+    fn id(&self) -> u32 {
+        self.0.0.id()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // The parent first, or it would start others; what has ended meanwhile cannot be killed, and need not.
+        let family = family(self.id()).unwrap_or_default();
+        self.0.0.kill().unwrap_or_default();
+        self.0.0.wait().map(drop).unwrap_or_default();
+        for child in family.into_iter().filter(|pid| *pid != self.id()).filter_map(|pid| pid.try_into().ok()) {
+            kill(Pid::from_raw(child), Signal::SIGKILL).unwrap_or_default();
+        }
+    }
+}
+
 /// Starts a proxy, by way of `inside`, and waits until it listens.
-fn start(Launch { name, command, listens }: Launch, inside: &[String], directory: &Path) -> anyhow::Result<Running> {
+fn start(Launch { name, command, listens }: Launch, inside: &[String], directory: &Path) -> anyhow::Result<Proxy> {
     let log = |stream: &str| std::fs::File::create(directory.join(format!("{name}.{stream}")));
     let mut whole = inside.iter().map(OsStr::new).chain([command.get_program()]).chain(command.get_args());
     let mut started = Command::new(whole.next().context("no command")?);
     started.args(whole).stdin(Stdio::null()).stdout(log("out")?).stderr(log("log")?);
     let child = on_cpu(PROXY_CPU, || Ok(started.spawn()?));
-    let running = child.map(Running).with_context(|| format!("cannot start {}", command.get_program().display()))?;
-    wait_until_listening(running.0.id(), listens.port())?;
+    let running = child
+        .map(|child| Proxy(Running(child)))
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    wait_until_listening(running.id(), listens.port())?;
     Ok(running)
 }
 
