@@ -14,6 +14,9 @@ use crate::model::ServiceKey;
 /// Below it, only the mesh has names. Lower case.
 pub const MESH_SUFFIX: [&str; 3] = ["svc", "cluster", "local"];
 
+/// End of the domains of that search list; see [`looks_for`].
+const CLUSTER_DOMAIN: &str = ".cluster.local";
+
 /// Longest DNS label.
 const LABEL_MAX: usize = 63;
 
@@ -109,6 +112,18 @@ pub fn decide(owner: &Owner, wanted: Wanted, known: Known) -> Verdict {
     }
 }
 
+/// True if who looks for `host` asks for these labels: for its name, or for that in a domain of the search list that
+/// Kubernetes gives to workloads.
+#[must_use]
+pub fn looks_for(labels: &[&str], host: &str) -> bool {
+    let asked = labels.join(".").to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    match asked.strip_prefix(&host) {
+        Some(searched) => searched.is_empty() || (searched.starts_with('.') && searched.ends_with(CLUSTER_DOMAIN)),
+        None => false,
+    }
+}
+
 fn of_kind(addresses: Vec<IpAddr>, wanted: Wanted) -> Vec<IpAddr> {
     let good = |address: &IpAddr| match wanted {
         Wanted::A => address.is_ipv4(),
@@ -197,6 +212,29 @@ mod tests {
     fn owner_of(name: &str) -> Owner {
         let labels: Vec<&str> = name.split('.').filter(|label| !label.is_empty()).collect();
         owner(&labels, Some("shop"))
+    }
+
+    #[test]
+    fn a_host_is_looked_for_in_the_domains_of_kubernetes() {
+        let check = |name: &str, host: &str| looks_for(&name.split('.').collect::<Vec<_>>(), host);
+        for host in
+            ["weft.mesh.svc.cluster.local", "Weft.mesh.SVC.cluster.local.", "weft.mesh.svc", "weft.mesh", "weft"]
+        {
+            for name in [host.trim_end_matches('.'), "weft.mesh.svc.cluster.local", "WEFT.mesh.svc.Cluster.LOCAL"] {
+                assert!(check(name, host), "{name} for {host}");
+            }
+        }
+        assert!(check("weft.mesh.svc.cluster.local.shop.svc.cluster.local", "weft.mesh.svc.cluster.local"));
+        for (name, host) in [
+            ("cart.mesh.svc.cluster.local", "weft.mesh.svc.cluster.local"),
+            ("mesh.svc.cluster.local", "weft.mesh.svc.cluster.local"),
+            ("weft.mesh.svc.cluster.local", "mesh.svc.cluster.local"),
+            ("weft-2.mesh.svc.cluster.local", "weft"),
+            ("weft.shop", "weft"),
+            ("svc.cluster.local", ""),
+        ] {
+            assert!(!check(name, host), "{name} for {host}");
+        }
     }
 
     #[test]

@@ -66,12 +66,13 @@ pub fn start(setup: DnsSetup) -> anyhow::Result<(Arc<DnsCounts>, SocketAddr)> {
     let first = *own.first().context("--dns: no address")?;
     // Without a control plane nobody says which namespace this is; files that need none mean the usual one.
     let usual = control_plane.is_none().then_some("default");
+    let host = control_plane.as_ref().map(|control_plane| control_plane.host().to_owned());
     let lookup = match control_plane {
         Some(control_plane) => Lookup::online(&supervisor, snapshot, control_plane, identity.clone(), clock),
         None => Lookup::offline(snapshot, clock),
     };
     let upstreams = Upstreams::new(&resolv_conf, own);
-    let resolver = Arc::new(Resolver::new(lookup, upstreams, identity, usual));
+    let resolver = Arc::new(Resolver::new(lookup, upstreams, identity, usual, host));
     let counts = resolver.counts();
     let follower = Arc::clone(&resolver);
     supervisor.spawn(Task::Dns, move || Arc::clone(&follower).follow_upstreams());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_core::names::{Known, Owner, Verdict, decide, owner};
+use weft_core::names::{Known, Owner, Verdict, decide, looks_for, owner};
 
 use super::counts::{DnsCounts, Outcome};
 use super::forward::{Forwarder, NoAnswer, Way, ask};
@@ -22,6 +22,9 @@ pub(super) struct Resolver {
     forwarder: Forwarder,
     identity: IdentityWatch,
     usual_namespace: Option<&'static str>,
+    /// Host of the control plane. Its name is not the mesh's to answer, even if it reads like a service's: this process may
+    /// look for it here, and has to find it before it knows anything of the mesh.
+    control_plane: Option<String>,
     counts: Arc<DnsCounts>,
 }
 
@@ -32,6 +35,7 @@ impl Resolver {
         upstreams: Upstreams,
         identity: IdentityWatch,
         usual_namespace: Option<&'static str>,
+        control_plane: Option<String>,
     ) -> Self {
         // Read before the first question.
         let this = Self {
@@ -40,6 +44,7 @@ impl Resolver {
             forwarder: Forwarder::default(),
             identity,
             usual_namespace,
+            control_plane,
             counts: Arc::default(),
         };
         this.probe(this.upstreams.refresh());
@@ -83,7 +88,7 @@ impl Resolver {
             return (Outcome::Loop, question.failure());
         }
         let verdict = match (labels, question.wanted()) {
-            (Some(labels), Some(wanted)) => {
+            (Some(labels), Some(wanted)) if !self.is_control_plane(&labels) => {
                 let owner = self.owner(&labels);
                 let known = match &owner {
                     Owner::Service(key) | Owner::Either(key) => self.lookup.service(key).await,
@@ -99,6 +104,10 @@ impl Resolver {
             Verdict::Unknowable => (Outcome::Unknowable, question.failure()),
             Verdict::Forward { doubtful } => self.forward(question, way, doubtful).await,
         }
+    }
+
+    fn is_control_plane(&self, labels: &[&str]) -> bool {
+        self.control_plane.as_ref().is_some_and(|host| looks_for(labels, host))
     }
 
     async fn forward(&self, question: &Question, way: Way, doubtful: bool) -> (Outcome, Option<Vec<u8>>) {

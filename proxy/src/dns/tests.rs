@@ -31,6 +31,10 @@ fn question(message: &Message) -> Question {
 
 /// One in static mode that knows `default/cart`, without upstreams.
 fn resolver() -> (Arc<DnsCounts>, SocketAddr) {
+    resolver_of(None)
+}
+
+fn resolver_of(control_plane: Option<&str>) -> (Arc<DnsCounts>, SocketAddr) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("static.yaml");
     let service = "{namespace: default, name: cart, ports: [{port: 80}], virtualIps: [240.0.0.7]}";
@@ -46,7 +50,7 @@ fn resolver() -> (Arc<DnsCounts>, SocketAddr) {
         listen: "127.0.0.1:0".parse().unwrap(),
         resolv_conf: "/nonexistent/resolv.conf".into(),
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-        control_plane: None,
+        control_plane: control_plane.map(ControlPlane::new),
         identity: watch::channel(None).1,
         clock: Clock::start(),
     };
@@ -89,6 +93,23 @@ async fn names_of_the_mesh_are_answered_without_upstreams() {
     assert_eq!(absent.authorities.len(), 1, "for how long that holds");
     let other = exchange(server, &query("example.com.", RecordType::A)).await;
     assert_eq!(other.metadata.response_code, ResponseCode::ServFail, "nobody to ask");
+}
+
+/// Goal: who has to join first can find out where.
+#[tokio::test]
+async fn before_there_is_an_identity_others_are_asked_for_the_control_plane() {
+    let (counts, server) = resolver_of(Some("weft.mesh.svc.cluster.local:15010"));
+    for name in ["weft.mesh.svc.cluster.local.", "WEFT.mesh.svc.cluster.local.", "nobody.mesh.svc.cluster.local."] {
+        for kind in [RecordType::A, RecordType::AAAA] {
+            exchange(server, &query(name, kind)).await;
+        }
+    }
+    let mut page = String::new();
+    counts.render(&mut page);
+    // There is nobody to ask; what counts is who would be.
+    for expected in ["outcome=\"upstream_failed\"} 4", "outcome=\"unknowable\"} 2"] {
+        assert!(page.contains(expected), "{expected} in {page}");
+    }
 }
 
 #[tokio::test]

@@ -72,6 +72,12 @@ impl ControlPlane {
         &self.address
     }
 
+    /// Its host: a name, or an IP address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host)
+    }
+
     /// A channel on which the control plane is known by the bundle and this proxy by its SVID. Connects now. Dropping
     /// the future leaves nothing behind.
     ///
