@@ -174,6 +174,14 @@ impl InterceptConfig {
         list.add(None, Action::Redirect(self.outbound_port));
     }
 
+    /// Name servers to which questions are redirected: those that are not excluded. `None` where none should be.
+    #[must_use]
+    pub fn redirected_servers(&self) -> Option<BTreeSet<IpAddr>> {
+        let excluded = |server: &IpAddr| self.exclude_cidrs.iter().any(|net| net.contains(server));
+        let dns = self.dns.as_ref()?;
+        Some(dns.servers.iter().copied().filter(|server| !excluded(server)).collect())
+    }
+
     fn excluded_networks(&self, list: &mut List<'_>, family: Family) {
         for net in self.exclude_cidrs.iter().filter(|net| family.has(net.addr())) {
             list.add(Condition::To(net.trunc()), Action::Return);

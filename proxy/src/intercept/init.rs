@@ -114,9 +114,8 @@ impl InitArgs {
         if let Some(error) = applied.instead {
             writeln!(io::stderr(), "by {}, because {error}", applied.by)?;
         }
-        if let Some(dns) = config.and_then(|config| config.dns) {
-            let servers: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
-            writeln!(out, "questions to name servers are redirected: {}", servers.join(", "))?;
+        if let Some(servers) = config.as_ref().and_then(InterceptConfig::redirected_servers) {
+            questions(&servers, &mut out, &mut io::stderr())?;
         }
         if let Some(error) = applied.unread {
             writeln!(
@@ -148,15 +147,26 @@ impl InitArgs {
     }
 
     fn servers(&self, named: impl FnOnce() -> anyhow::Result<Vec<NameServer>>) -> anyhow::Result<BTreeSet<IpAddr>> {
-        if !self.dns_server.is_empty() {
-            return Ok(self.dns_server.iter().copied().collect());
-        }
-        let named = named()?;
+        let given = || self.dns_server.iter().map(|ip| NameServer { ip: *ip, zone: None }).collect();
+        let named: Vec<NameServer> = if self.dns_server.is_empty() { named()? } else { given() };
         if named.is_empty() {
             return Ok(BTreeSet::from([Ipv4Addr::LOCALHOST.into()]));
         }
         Ok(named.into_iter().filter(|server| !server.is_link_local()).map(|NameServer { ip, .. }| ip).collect())
     }
+}
+
+/// Says to `out` which name servers are redirected, or to `notes` that none is.
+fn questions(servers: &BTreeSet<IpAddr>, out: &mut impl Write, notes: &mut impl Write) -> io::Result<()> {
+    if servers.is_empty() {
+        return writeln!(
+            notes,
+            "--dns: no questions to name servers are redirected: every server is excluded (--exclude-cidr) or link-local; \
+             name others with --dns-server, and give them to the programs, too"
+        );
+    }
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    writeln!(out, "questions to name servers are redirected: {}", servers.join(", "))
 }
 
 /// Those of a resolv.conf. Without one there are none, as the C library has it; then it says so to `notes`.
@@ -226,6 +236,8 @@ mod tests {
         };
         check("--dns 15053", dns(&["10.0.0.1", "fd00::1"]));
         check("--dns 15053 --dns-server 10.0.0.9", dns(&["10.0.0.9"]));
+        check("--dns 15053 --dns-server 10.0.0.9,fe80::1", dns(&["10.0.0.9"]));
+        check("--dns 15053 --dns-server fe80::1", dns(&[]));
         check("--dns 127.0.0.1:53", default());
         let line = Line::try_parse_from(["init", "--dns", "15053"]).unwrap();
         assert_eq!(line.init.config(|| Ok(Vec::new())).unwrap(), dns(&["127.0.0.1"]), "as the C library has it");
@@ -269,5 +281,19 @@ mod tests {
         assert!(note.contains("there is no /") && note.contains("--dns-server"), "{note}");
         let error = name_servers(directory.path(), &mut io::sink()).unwrap_err();
         assert!(format!("{error:#}").contains("--dns-server"), "{error:#}");
+    }
+
+    #[test]
+    fn it_says_which_servers_are_redirected_or_that_none_is() {
+        let said = |servers: &[&str]| {
+            let (mut out, mut notes) = (Vec::new(), Vec::new());
+            let servers = servers.iter().map(|server| server.parse().unwrap()).collect();
+            questions(&servers, &mut out, &mut notes).unwrap();
+            (String::from_utf8(out).unwrap(), String::from_utf8(notes).unwrap())
+        };
+        let (out, notes) = said(&["10.0.0.1", "fd00::1"]);
+        assert_eq!((&*out, &*notes), ("questions to name servers are redirected: 10.0.0.1, fd00::1\n", ""));
+        let (out, notes) = said(&[]);
+        assert!(out.is_empty() && notes.contains("no questions") && notes.contains("--dns-server"), "{out}{notes}");
     }
 }

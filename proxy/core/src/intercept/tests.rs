@@ -72,6 +72,18 @@ COMMIT
 }
 
 #[test]
+fn excluded_name_servers_are_not_redirected() {
+    let servers = |config: InterceptConfig| {
+        let servers = config.redirected_servers()?;
+        Some(servers.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(servers(with_dns()), Some(vec!["127.0.0.11".to_owned(), "fd00:2::53".to_owned()]));
+    let exclude_cidrs = ["0.0.0.0/0", "::/0"].map(|net| net.parse().unwrap()).into();
+    assert_eq!(servers(InterceptConfig { exclude_cidrs, ..with_dns() }), Some(Vec::new()));
+    assert_eq!(servers(config()), None);
+}
+
+#[test]
 fn questions_to_name_servers_by_nft() {
     let expected = "
 	chain dns {
