@@ -71,7 +71,7 @@ pub fn start(setup: DnsSetup) -> anyhow::Result<(Arc<DnsCounts>, SocketAddr)> {
         Some(control_plane) => Lookup::online(&supervisor, snapshot, control_plane, identity.clone(), clock),
         None => Lookup::offline(snapshot, clock),
     };
-    let upstreams = Upstreams::new(&resolv_conf, own);
+    let upstreams = Upstreams::new(&resolv_conf, own, clock);
     let resolver = Arc::new(Resolver::new(lookup, upstreams, identity, usual, host));
     let counts = resolver.counts();
     let follower = Arc::clone(&resolver);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hickory_proto::op::ResponseCode;
 use weft_core::names::{Known, Owner, Verdict, decide, looks_for, owner};
 
 use super::counts::{DnsCounts, Outcome};
@@ -18,7 +19,7 @@ const PROBE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Resolver {
     lookup: Lookup,
-    upstreams: Upstreams,
+    upstreams: Arc<Upstreams>,
     forwarder: Forwarder,
     identity: IdentityWatch,
     usual_namespace: Option<&'static str>,
@@ -40,7 +41,7 @@ impl Resolver {
         // Read before the first question.
         let this = Self {
             lookup,
-            upstreams,
+            upstreams: Arc::new(upstreams),
             forwarder: Forwarder::default(),
             identity,
             usual_namespace,
@@ -111,7 +112,6 @@ impl Resolver {
     }
 
     async fn forward(&self, question: &Question, way: Way, doubtful: bool) -> (Outcome, Option<Vec<u8>>) {
-        use hickory_proto::op::ResponseCode;
         match self.forwarder.forward(question, way, &self.upstreams, &self.counts).await {
             Ok(answer) if doubtful && code(&answer) == Some(ResponseCode::NXDomain) => {
                 (Outcome::Unknowable, question.failure())
@@ -132,10 +132,15 @@ impl Resolver {
     fn probe(&self, servers: Vec<(std::net::SocketAddr, String)>) {
         for (server, label) in servers {
             let Some(question) = probe(&label) else { continue };
-            let counts = self.counts();
+            let (counts, upstreams) = (self.counts(), Arc::clone(&self.upstreams));
             tokio::spawn(async move {
-                // What it answers does not matter.
-                _ = tokio::time::timeout(PROBE_TIMEOUT, ask(&question, Way::Udp, server, &counts)).await;
+                let asked = ask(&question, Way::Udp, server, &counts);
+                // Of failures, those of a server behind are some.
+                if let Ok(Ok(answer)) = tokio::time::timeout(PROBE_TIMEOUT, asked).await
+                    && matches!(code(&answer), Some(ResponseCode::NoError | ResponseCode::NXDomain))
+                {
+                    upstreams.answered(&label);
+                }
             });
         }
     }

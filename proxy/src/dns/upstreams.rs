@@ -1,7 +1,8 @@
 //! Who is asked what the mesh does not know: the name servers of a resolv.conf, never ourselves.
 //!
 //! Our own address is left out. Whether a server passes on to us what we pass on to it is found by a question that nobody
-//! else asks: if it comes in here, that server is left out, too, until the file changes.
+//! else asks: if it comes in here, that server is left out, too, until the file changes. It is asked again as long as it neither
+//! comes in nor gets a good answer, because the server, or one behind it, may have been away.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
@@ -9,11 +10,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use weft_core::names::{NameServer, nameservers};
+use weft_core::time::Moment;
 
 use super::resolv_conf::read;
+use crate::clock::Clock;
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often a server is probed of which nothing is known.
+const PROBE_EVERY: Duration = Duration::from_secs(60);
 
 /// Port of name servers.
 const PORT: u16 = 53;
@@ -23,6 +29,7 @@ const PORT: u16 = 53;
 pub(super) struct Upstreams {
     path: PathBuf,
     own: Vec<SocketAddr>,
+    clock: Clock,
     state: Mutex<State>,
 }
 
@@ -39,17 +46,24 @@ struct State {
 struct Server {
     name: NameServer,
     probe: String,
-    looping: bool,
+    probed: Option<Moment>,
+    /// Whether it leads back to us, once that is known.
+    looping: Option<bool>,
 }
 
 impl Upstreams {
     /// Those of the file at `path`, for a resolver at the addresses `own`.
-    pub(super) fn new(path: &Path, own: Vec<SocketAddr>) -> Self {
-        Self { path: path.to_owned(), own, state: Mutex::default() }
+    pub(super) fn new(path: &Path, own: Vec<SocketAddr>, clock: Clock) -> Self {
+        Self { path: path.to_owned(), own, clock, state: Mutex::default() }
     }
 
-    /// Reads the file. Returns the servers to probe, each with the label for it, if they are new.
+    /// Reads the file. Returns the servers to probe, each with the label for it.
     pub(super) fn refresh(&self) -> Vec<(SocketAddr, String)> {
+        self.reread();
+        self.unprobed(self.clock.now())
+    }
+
+    fn reread(&self) {
         let text = read(&self.path);
         let mut state = self.state();
         let text = match text {
@@ -60,19 +74,39 @@ impl Upstreams {
                     tracing::warn!(%error, file = %self.path.display(), "--dns: the name servers are not known");
                     state.text = None;
                 }
-                return Vec::new();
+                return;
             }
         };
         if state.text.as_deref() == Some(&text) {
-            return Vec::new();
+            return;
         }
         state.servers = self.servers(&text);
         state.preferred = 0;
         state.text = Some(text);
         let names: Vec<String> = state.servers.iter().map(|server| server.name.to_string()).collect();
         tracing::info!(servers = names.join(","), "--dns: other names are asked of these");
-        let probe = |server: &Server| Some((address(&server.name)?, server.probe.clone()));
-        state.servers.iter().filter_map(probe).collect()
+    }
+
+    fn unprobed(&self, now: Moment) -> Vec<(SocketAddr, String)> {
+        let mut state = self.state();
+        let due = |server: &&mut Server| {
+            let lately = server.probed.is_some_and(|probed| now.since(probed) < PROBE_EVERY);
+            server.looping.is_none() && !lately
+        };
+        let probe = |server: &mut Server| {
+            let address = address(&server.name)?;
+            server.probed = Some(now);
+            Some((address, server.probe.clone()))
+        };
+        state.servers.iter_mut().filter(due).filter_map(probe).collect()
+    }
+
+    /// The probe with this label got a good answer. Had it led here, it would have come in before.
+    pub(super) fn answered(&self, label: &str) {
+        let mut state = self.state();
+        if let Some(server) = state.servers.iter_mut().find(|server| server.probe == label) {
+            server.looping.get_or_insert(false);
+        }
     }
 
     /// Waits until it is time to look again.
@@ -87,7 +121,7 @@ impl Upstreams {
         let order = (0..count).map(|step| (state.preferred + step) % count);
         let server = |n| {
             let server: &Server = state.servers.get(n)?;
-            if server.looping { None } else { Some((n, address(&server.name)?)) }
+            if server.looping == Some(true) { None } else { Some((n, address(&server.name)?)) }
         };
         order.filter_map(server).collect()
     }
@@ -104,8 +138,7 @@ impl Upstreams {
         let probed =
             |server: &&mut Server| server.probe.eq_ignore_ascii_case(label) && label.eq_ignore_ascii_case(again);
         let Some(server) = state.servers.iter_mut().find(probed) else { return false };
-        if !server.looping {
-            server.looping = true;
+        if server.looping.replace(true) != Some(true) {
             tracing::error!(
                 server = %server.name,
                 file = %self.path.display(),
@@ -128,7 +161,7 @@ impl Upstreams {
                 );
                 continue;
             }
-            servers.push(Server { name, probe: super::random_label(), looping: false });
+            servers.push(Server { name, probe: super::random_label(), probed: None, looping: None });
         }
         servers
     }
@@ -173,7 +206,7 @@ mod tests {
     fn the_file_is_followed_and_we_are_never_among_them() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
-        let upstreams = Upstreams::new(&path, vec!["127.0.0.1:53".parse().unwrap()]);
+        let upstreams = Upstreams::new(&path, vec!["127.0.0.1:53".parse().unwrap()], Clock::start());
         assert!(upstreams.refresh().is_empty() && addresses(&upstreams).is_empty(), "no file");
         std::fs::write(&path, "nameserver 127.0.0.1\nnameserver 10.0.0.1\nnameserver 10.0.0.2\n").unwrap();
         let probes = upstreams.refresh();
@@ -195,6 +228,28 @@ mod tests {
         std::fs::write(&path, "nameserver 10.0.0.1\n").unwrap();
         assert_eq!(upstreams.refresh().len(), 1);
         assert_eq!(addresses(&upstreams), ["10.0.0.1"], "the file changed: another look");
+    }
+
+    /// Goal: a server that was away when it was probed is probed again, until it is known whether it leads back to us.
+    #[test]
+    fn probes_are_repeated_until_they_tell() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        let upstreams = Upstreams::new(&path, Vec::new(), Clock::start());
+        std::fs::write(&path, "nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n").unwrap();
+        let first = upstreams.refresh();
+        let labels: Vec<&str> = first.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels.len(), 3);
+        let later = upstreams.clock.now() + PROBE_EVERY;
+        upstreams.answered(labels[0]);
+        assert!(upstreams.is_probe(&[labels[1], labels[1]]));
+        upstreams.answered(labels[1]);
+        assert_eq!(addresses(&upstreams), ["10.0.0.1", "10.0.0.3"], "its answer is ours");
+        assert_eq!(upstreams.unprobed(later), [first[2].clone()]);
+        assert_eq!(upstreams.unprobed(later), [], "once in a while");
+        assert_eq!(upstreams.unprobed(later + PROBE_EVERY).len(), 1, "it was not answered");
+        assert!(upstreams.is_probe(&[labels[2], labels[2]]));
+        assert_eq!(addresses(&upstreams), ["10.0.0.1"]);
     }
 
     #[test]
