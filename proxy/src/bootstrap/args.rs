@@ -124,11 +124,10 @@ pub struct RunArgs {
     pub mark: Option<NonZeroU32>,
 
     /// Also a resolver, by UDP and TCP: NAME (own namespace), NAME.NAMESPACE, NAME.NAMESPACE.svc and
-    /// NAME.NAMESPACE.svc.cluster.local have the services' addresses, all else comes from other name servers, and always the
-    /// address of the control plane. For workloads
-    /// whose names nobody else resolves. A port alone, 15053 by convention: on the loopback addresses, where the same option
-    /// of `weft-proxy init` leads the questions of programs that know nothing of it. With an address: for those who ask it
-    /// there; a resolv.conf can only name port 53, systemd-resolved and dnsmasq any.
+    /// NAME.NAMESPACE.svc.cluster.local have the services' addresses, all else comes from other name servers, and so does the
+    /// address of --control-plane. For workloads whose names nobody else resolves. A port alone, 15053 by convention: on the
+    /// loopback addresses, where the same option of `weft-proxy init` leads the questions of programs that know nothing of it.
+    /// With an address: for those who ask it there; a resolv.conf can only name port 53, systemd-resolved and dnsmasq any.
     #[arg(long, env = "WEFT_DNS", value_name = "[IP:]PORT")]
     pub dns: Option<DnsAddress>,
 

@@ -1,8 +1,8 @@
 //! Who is asked what the mesh does not know: the name servers of a resolv.conf, never ourselves.
 //!
 //! Our own address is left out. Whether a server passes on to us what we pass on to it is found by a question that nobody
-//! else asks: if it comes in here, that server is left out, too, until the file changes. It is asked again as long as it neither
-//! comes in nor gets a good answer, because the server, or one behind it, may have been away.
+//! else asks: if it comes in here, that server is left out, too, until the file changes. It is asked again as long as it
+//! neither comes in nor gets a good answer, because the server, or one behind it, may have been away.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
