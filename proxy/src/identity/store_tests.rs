@@ -180,11 +180,20 @@ async fn a_joining_key_lasts_until_there_is_an_identity() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let third = place.store.joining_key().unwrap();
     assert_ne!(third.serialize_der(), second.serialize_der());
-    let (publish, seen) = watch::channel(Some(identity()));
-    let keeping = tokio::spawn(keep_on_disk(place.store.clone(), seen, Arc::default()));
-    drop(publish);
-    tokio::time::timeout(PATIENCE, keeping).await.expect("an end").unwrap();
-    assert!(place.load().unwrap().is_some() && !file.exists(), "kept with the identity");
+    let held = identity();
+    let keep = async || {
+        let (publish, seen) = watch::channel(Some(Arc::clone(&held)));
+        let keeping = tokio::spawn(keep_on_disk(place.store.clone(), seen, Arc::default()));
+        drop(publish);
+        tokio::time::timeout(PATIENCE, keeping).await.expect("an end").unwrap();
+        assert!(place.load().unwrap().is_some());
+    };
+    keep().await;
+    assert!(file.exists(), "a key that is not this identity's may be another's, on the way");
+    let own = rcgen::KeyPair::try_from(held.private_key.secret_der()).unwrap();
+    fs::write(&file, own.serialize_pem()).unwrap();
+    keep().await;
+    assert!(!file.exists(), "kept with the identity");
 }
 
 #[tokio::test]
