@@ -181,13 +181,10 @@ impl Exchange {
         self.worker.telemetry.gauge(Gauge::RequestsInFlight, -1);
         let mut record = AccessRecord::new(Kind::Request, self.connection.direction, self.started, self.worker.now());
         describe_peer(&mut record, &self.worker, &self.connection, &self.upstream);
-        let (trace, span, parent) = self.ids.as_ref().map_or((None, None, None), |(_, span)| {
-            (Some(span.trace.to_string()), Some(span.id.to_string()), span.parent.map(|id| id.to_string()))
-        });
-        record.request_id = self.ids.as_ref().map(|(id, _)| id.as_str());
-        record.trace_id = trace.as_deref();
-        record.span_id = span.as_deref();
-        record.parent_span_id = parent.as_deref();
+        if let Some((id, span)) = &self.ids {
+            record.request_id = Some(id.as_str());
+            (record.trace_id, record.span_id, record.parent_span_id) = (Some(span.trace), Some(span.id), span.parent);
+        }
         record.method = Some(self.method.as_str());
         record.path = self.target.get(..self.path_end);
         record.authority = self.authority.as_deref();

@@ -18,6 +18,11 @@ use bytes::Bytes;
 /// Marks a span that lies in the buffer of added fields. Both buffers stay below 2 GiB, so the top bit is free.
 const ADDED: u32 = 1 << 31;
 
+/// Fields that a proxy adds at most to an ordinary message (ids, trace context, origin), and the bytes of their names and
+/// values: room made at once instead of by growing.
+const ADDED_FIELDS: usize = 12;
+const ADDED_BYTES: usize = 512;
+
 /// Half-open range of bytes in one of the two buffers of a [`Fields`].
 #[derive(Clone, Copy, Debug)]
 struct Span {
@@ -47,7 +52,7 @@ pub(crate) struct FieldSpans(Vec<Entry>);
 
 impl FieldSpans {
     pub(crate) fn with_capacity(fields: usize) -> Self {
-        Self(Vec::with_capacity(fields))
+        Self(Vec::with_capacity(fields + ADDED_FIELDS))
     }
 
     /// Adds a field whose validated name and value are slices of `buffer`.
@@ -232,8 +237,16 @@ impl Fields {
             return None;
         }
         let span = Span::new(self.added.len(), name.len(), ADDED)?;
-        self.added.extend_from_slice(name);
+        self.add(name);
         Some(Entry { name: span, value: self.store_value(value)? })
+    }
+
+    /// Copies bytes into the buffer of added ones.
+    fn add(&mut self, bytes: &[u8]) {
+        if self.added.capacity() == 0 {
+            self.added.reserve(ADDED_BYTES.max(bytes.len()));
+        }
+        self.added.extend_from_slice(bytes);
     }
 
     fn store_value(&mut self, value: &[u8]) -> Option<Span> {
@@ -243,7 +256,7 @@ impl Fields {
         }
         let start = self.added.len();
         let span = Span::new(start, value.len(), ADDED)?;
-        self.added.extend_from_slice(value);
+        self.add(value);
         if has_control(value) {
             for byte in self.added.iter_mut().skip(start).filter(|b| is_control(**b)) {
                 *byte = b' ';
@@ -299,13 +312,26 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 }
 
 /// Whether the byte may stand in a token (RFC 9110 section 5.6.2).
+#[allow(clippy::indexing_slicing, reason = "a byte is an index into 256 entries")]
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
+    TOKEN[byte as usize]
 }
+
+/// Looked up, since every byte of every name is asked about.
+#[allow(clippy::indexing_slicing, reason = "half of 256; evaluated by the compiler")]
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            );
+        byte += 1;
+    }
+    table
+};
 
 /// Whether a value holds a byte that no value may hold: a control character other than HTAB.
 pub(crate) fn has_control(value: &[u8]) -> bool {

@@ -1,18 +1,17 @@
 //! The access record: one JSON object on a line, written once at the end of a request or connection (O7).
 
-use std::io::Write;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
 use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::model::ServiceKey;
+use weft_core::propagate::trace::{SpanId, TraceId};
 use weft_core::time::Moment;
 
 /// What a record is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// One HTTP exchange.
     Request,
@@ -20,9 +19,17 @@ pub enum Kind {
     Connection,
 }
 
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Connection => "connection",
+        }
+    }
+}
+
 /// Which of the proxy's doors it came through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Toward the local workload.
     Inbound,
@@ -58,11 +65,11 @@ pub struct AccessRecord<'a> {
     /// `x-request-id`.
     pub request_id: Option<&'a str>,
     /// Trace id, lower-case hex as on the wire.
-    pub trace_id: Option<&'a str>,
+    pub trace_id: Option<TraceId>,
     /// This hop's span id.
-    pub span_id: Option<&'a str>,
+    pub span_id: Option<SpanId>,
     /// The caller's span id.
-    pub parent_span_id: Option<&'a str>,
+    pub parent_span_id: Option<SpanId>,
     /// Method.
     pub method: Option<&'a str>,
     /// Path without the query, raw.
@@ -145,121 +152,125 @@ impl AccessRecord<'_> {
     }
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    time: Shown<humantime::Rfc3339Timestamp>,
-    kind: Kind,
-    direction: Direction,
-    instance_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    span_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parent_span_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<Raw<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    authority: Option<Raw<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    protocol: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grpc_status: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<Shown<&'a ServiceKey>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    route: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    downstream_address: Option<Shown<SocketAddr>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream_address: Option<Shown<SocketAddr>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    peer_id: Option<Shown<&'a SpiffeId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    own_id: Option<Shown<&'a SpiffeId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_version: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tls_group: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    alpn: Option<&'a str>,
-    duration_us: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream_us: Option<u64>,
-    bytes_received: u64,
-    bytes_sent: u64,
-    attempts: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fault: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flags: Option<&'static str>,
-}
-
-/// Serialises by `Display`, without a string of its own.
-struct Shown<T>(T);
-
-impl<T: std::fmt::Display> Serialize for Shown<T> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// Bytes from the wire; what is not UTF-8 shows as U+FFFD.
-struct Raw<'a>(&'a [u8]);
-
-impl Serialize for Raw<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&String::from_utf8_lossy(self.0))
-    }
-}
-
 /// Appends the line, newline included.
+///
+/// Written member by member and not by a serializer of structures: it is written for every request, and escaping names that
+/// need none took more than anything else of the proxy's own work.
 pub(super) fn write_json(out: &mut Vec<u8>, record: &AccessRecord<'_>, wall: SystemTime, instance_id: &str) {
-    let before = out.len();
-    let line = Line {
-        time: Shown(humantime::format_rfc3339_micros(wall)),
-        kind: record.kind,
-        direction: record.direction,
-        instance_id,
-        request_id: record.request_id,
-        trace_id: record.trace_id,
-        span_id: record.span_id,
-        parent_span_id: record.parent_span_id,
-        method: record.method,
-        path: record.path.map(Raw),
-        authority: record.authority.map(Raw),
-        protocol: record.protocol,
-        status: record.status,
-        grpc_status: record.grpc_status,
-        service: record.service.map(Shown),
-        endpoint: record.endpoint,
-        route: record.route,
-        downstream_address: record.downstream_address.map(Shown),
-        upstream_address: record.upstream_address.map(Shown),
-        peer_id: record.peer_id.map(Shown),
-        own_id: record.own_id.map(Shown),
-        tls_version: record.tls_version,
-        tls_group: record.tls_group,
-        alpn: record.alpn,
-        duration_us: micros(record.finished.since(record.started)),
-        upstream_us: record.upstream.map(micros),
-        bytes_received: record.bytes_received,
-        bytes_sent: record.bytes_sent,
-        attempts: record.attempts,
-        fault: record.fault.map(FaultKind::code),
-        flags: record.fault.map(|fault| fault.appearance().flag),
-    };
-    // Writing to memory cannot fail; should a value refuse to serialise, no half line may stay.
-    if serde_json::to_writer(&mut *out, &line).is_err() || out.write_all(b"\n").is_err() {
-        out.truncate(before);
+    out.reserve(LINE_BYTES);
+    let mut line = Line { out };
+    line.out.push(b'{');
+    line.shown("time", Some(humantime::format_rfc3339_micros(wall)));
+    line.text("kind", Some(record.kind.as_str()));
+    line.text("direction", Some(record.direction.as_str()));
+    line.text("instance_id", Some(instance_id));
+    line.text("request_id", record.request_id);
+    line.shown("trace_id", record.trace_id);
+    line.shown("span_id", record.span_id);
+    line.shown("parent_span_id", record.parent_span_id);
+    line.text("method", record.method);
+    line.raw("path", record.path);
+    line.raw("authority", record.authority);
+    line.text("protocol", record.protocol);
+    line.number("status", record.status);
+    line.number("grpc_status", record.grpc_status);
+    line.shown("service", record.service);
+    line.text("endpoint", record.endpoint);
+    line.text("route", record.route);
+    line.shown("downstream_address", record.downstream_address);
+    line.shown("upstream_address", record.upstream_address);
+    line.shown("peer_id", record.peer_id);
+    line.shown("own_id", record.own_id);
+    line.text("tls_version", record.tls_version);
+    line.text("tls_group", record.tls_group);
+    line.text("alpn", record.alpn);
+    line.number("duration_us", Some(micros(record.finished.since(record.started))));
+    line.number("upstream_us", record.upstream.map(micros));
+    line.number("bytes_received", Some(record.bytes_received));
+    line.number("bytes_sent", Some(record.bytes_sent));
+    line.number("attempts", Some(record.attempts));
+    line.text("fault", record.fault.map(FaultKind::code));
+    line.text("flags", record.fault.map(|fault| fault.appearance().flag));
+    line.out.extend_from_slice(b"}\n");
+}
+
+/// An ordinary line fits.
+const LINE_BYTES: usize = 1024;
+
+/// A JSON object that is being written; what is absent is left out.
+struct Line<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl Line<'_> {
+    /// The member's name, which needs no escaping.
+    fn member(&mut self, name: &str) {
+        if self.out.last() != Some(&b'{') {
+            self.out.push(b',');
+        }
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, name: &str, value: Option<&str>) {
+        let Some(value) = value else { return };
+        self.member(name);
+        self.out.push(b'"');
+        escape(self.out, value);
+        self.out.push(b'"');
+    }
+
+    /// Bytes from the wire; what is not UTF-8 shows as U+FFFD.
+    fn raw(&mut self, name: &str, value: Option<&[u8]>) {
+        self.text(name, value.map(String::from_utf8_lossy).as_deref());
+    }
+
+    /// By `Display`, without a string of its own.
+    fn shown(&mut self, name: &str, value: Option<impl std::fmt::Display>) {
+        let Some(value) = value else { return };
+        self.member(name);
+        self.out.push(b'"');
+        // Writing to memory cannot fail.
+        if write!(Escaped(self.out), "{value}").is_err() {
+            tracing::debug!(name, "a value does not show itself");
+        }
+        self.out.push(b'"');
+    }
+
+    fn number(&mut self, name: &str, value: Option<impl itoa::Integer>) {
+        let Some(value) = value else { return };
+        self.member(name);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+}
+
+struct Escaped<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        escape(self.0, text);
+        Ok(())
+    }
+}
+
+/// The inside of a JSON string (RFC 8259, 7).
+fn escape(out: &mut Vec<u8>, text: &str) {
+    let special = |b: &u8| *b < b' ' || matches!(b, b'"' | b'\\');
+    // No early exit, so that the compiler vectorises the loop; hardly any text needs more.
+    if !text.as_bytes().iter().fold(false, |any, b| any | special(b)) {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            0..b' ' => {
+                let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+            }
+            _ => out.push(byte),
+        }
     }
 }
 
@@ -270,6 +281,26 @@ fn micros(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Any text is read back by somebody else's reader as it was.
+        #[test]
+        fn strings_are_those_of_json(text: String, bytes: Vec<u8>) {
+            let at = Moment::from_nanos(0);
+            let mut record = AccessRecord::new(Kind::Request, Direction::Gateway, at, at);
+            record.endpoint = Some(&text);
+            record.path = Some(&bytes);
+            let mut out = Vec::new();
+            write_json(&mut out, &record, SystemTime::UNIX_EPOCH, &text);
+            prop_assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
+            let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(value["endpoint"].as_str(), Some(text.as_str()));
+            prop_assert_eq!(value["instance_id"].as_str(), Some(text.as_str()));
+            prop_assert_eq!(value["path"].as_str().unwrap(), String::from_utf8_lossy(&bytes));
+            prop_assert_eq!(value["kind"].as_str(), Some("request"));
+        }
+    }
 
     #[test]
     fn hostile_bytes_stay_one_valid_line() {

@@ -50,8 +50,7 @@ impl TraceId {
 /// The digits at the id's own width.
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (number, width) = (self.number, if self.wide { 32 } else { 16 });
-        write!(f, "{number:0width$x}")
+        show_hex(&self.number.to_be_bytes(), if self.wide { 0 } else { 8 }, f)
     }
 }
 
@@ -81,7 +80,7 @@ impl SpanId {
 /// 16 digits.
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
+        show_hex(&self.0.to_be_bytes(), 0, f)
     }
 }
 
@@ -97,8 +96,20 @@ fn parse_hex(text: &[u8]) -> Option<u128> {
 }
 
 fn push_hex(bytes: &[u8], skip: usize, out: &mut Vec<u8>) {
+    let (digits, len) = hex(bytes, skip);
+    out.extend_from_slice(digits.get(..len).unwrap_or_default());
+}
+
+/// Without the formatter's arithmetic: ids are written several times for each request.
+fn show_hex(bytes: &[u8], skip: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (digits, len) = hex(bytes, skip);
+    f.write_str(digits.get(..len).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default())
+}
+
+/// Digits of up to 16 bytes from `skip` on, and how many there are.
+fn hex(bytes: &[u8], skip: usize) -> ([u8; 32], usize) {
     let bytes = bytes.get(skip..).unwrap_or_default();
     let mut digits = [0; 32];
     crate::propagate::write_hex(bytes, &mut digits);
-    out.extend_from_slice(digits.get(..bytes.len() * 2).unwrap_or_default());
+    (digits, bytes.len() * 2)
 }
