@@ -190,7 +190,7 @@ async fn a_joining_key_lasts_until_there_is_an_identity() {
     };
     keep().await;
     assert!(file.exists(), "a key that is not this identity's may be another's, on the way");
-    let own = rcgen::KeyPair::try_from(held.private_key.secret_der()).unwrap();
+    let own = KeyPair::try_from(held.private_key.secret_der()).unwrap();
     fs::write(&file, own.serialize_pem()).unwrap();
     keep().await;
     assert!(!file.exists(), "kept with the identity");
