@@ -32,21 +32,36 @@ pub async fn mesh_peer_as(
     name: &str,
     protocol: &str,
 ) -> anyhow::Result<TlsStream<TcpStream>> {
+    let config = mesh_config(directory, name, protocol, rustls::crypto::aws_lc_rs::default_provider())?;
+    let name = ServerName::try_from("weft.invalid")?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("the handshake")
+}
+
+/// What such a peer has: the identity in `NAME.pem` and `NAME.key`, one protocol, and no interest in the server's own
+/// certificate: attackers do not care whom they attack, and a load generator's work is not what is measured.
+///
+/// # Errors
+/// There is no such identity.
+pub fn mesh_config(
+    directory: &Path,
+    name: &str,
+    protocol: &str,
+    provider: CryptoProvider,
+) -> anyhow::Result<ClientConfig> {
     let file = |ending: &str| directory.join(format!("{name}.{ending}"));
     let chain = CertificateDer::pem_file_iter(file("pem"))?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(file("key"))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(provider);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
         .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let name = ServerName::try_from("weft.invalid")?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.context("the handshake")
+    Ok(config)
 }
 
-/// An attacker does not care whom it attacks.
+/// Takes every certificate.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

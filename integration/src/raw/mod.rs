@@ -12,7 +12,7 @@ mod proxy;
 mod wire;
 
 pub use backend::{Backend, Served};
-pub use mesh_peer::{mesh_peer, mesh_peer_as};
+pub use mesh_peer::{mesh_config, mesh_peer, mesh_peer_as};
 pub use pair::{CLIENT_ID, Door, Pair, Plan, Protocol, SERVER_ID};
 pub use proxy::Proxy;
 pub use wire::{DEADLINE, End, Step, Wire, find, shown};

@@ -264,7 +264,9 @@ impl IdentityKeeper {
         if let Some(kept) = kept {
             self.go_on_with(kept);
         }
-        if !renewing && self.another && self.identity.borrow().is_some() {
+        let now = self.clock.unix_seconds();
+        let is_served = self.identity.borrow().as_ref().is_some_and(|held| now <= held.not_after);
+        if !renewing && self.another && is_served {
             self.explain();
         }
         self.by_token = self.another && (renewing || !self.refused && !self.is_due());
