@@ -102,7 +102,7 @@ pub(crate) fn choose(worker: &Worker, to: &Destination, tried: &[usize]) -> Opti
                 let endpoint = port.endpoints.get(index)?;
                 (!tried.contains(&index)).then_some(&*endpoint.health)
             };
-            let index = balance::pick(&port.shares, health, worker.now(), &mut ThreadEntropy)?;
+            let index = balance::pick(port.endpoints.shares(), health, worker.now(), &mut ThreadEntropy)?;
             (port.endpoints.get(index)?, index)
         }
     };

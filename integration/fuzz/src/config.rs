@@ -16,7 +16,7 @@ pub(crate) fn static_file(data: &[u8]) {
         Ok(setup) => {
             assert!(!setup.listeners.is_empty(), "a proxy without listeners does nothing");
             assert!(setup.snapshot.is_ready() && setup.snapshot.pending_endpoints().next().is_none());
-            let secret = setup.snapshot.services().flat_map(|s| &s.ports).flat_map(|p| &p.endpoints);
+            let secret = setup.snapshot.services().flat_map(|s| &s.ports).flat_map(|p| p.endpoints.iter());
             for endpoint in secret {
                 assert!(!endpoint.mesh_tls || endpoint.identity.is_some(), "mutual TLS needs somebody to prove it to");
             }

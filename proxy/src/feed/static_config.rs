@@ -256,7 +256,7 @@ mod tests {
 
         let outbound = decode(OUTBOUND).unwrap();
         assert_eq!(outbound.tls.unwrap().private_key, PathBuf::from("/etc/weft/client.key"));
-        assert!(outbound.snapshot.services().all(|service| service.ports[0].endpoints[0].mesh_tls));
+        assert!(outbound.snapshot.services().all(|service| service.ports[0].endpoints.get(0).unwrap().mesh_tls));
 
         let inbound = decode(INBOUND).unwrap();
         assert_eq!(inbound.listeners.len(), 2);

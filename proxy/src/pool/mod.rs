@@ -18,8 +18,8 @@ use crate::clock::Clock;
 pub use http1::{InUse, Link, Shelf, Slot};
 pub use http2::{Checkout, Lane, Opened};
 
-/// Endpoints remembered at most; beyond it those without connections are forgotten.
-const ENDPOINTS_MAX: usize = 4096;
+/// From so many endpoints on, those without connections are forgotten now and then.
+const ENDPOINTS_MANY: usize = 4096;
 
 /// Where an upstream connection leads. Two requests share connections only if all of it is equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,8 +37,38 @@ pub struct LinkKey {
 pub struct Pools {
     clock: Clock,
     limits: PoolLimits,
-    shelves: RefCell<HashMap<LinkKey, Rc<Shelf>>>,
-    lanes: RefCell<HashMap<LinkKey, Rc<Lane>>>,
+    shelves: RefCell<Places<Shelf>>,
+    lanes: RefCell<Places<Lane>>,
+}
+
+/// Endpoints with what is known of each.
+#[derive(Debug)]
+struct Places<T> {
+    known: HashMap<LinkKey, Rc<T>>,
+    /// There were so many when all were last looked at, or fewer than [`ENDPOINTS_MANY`].
+    looked_at: usize,
+}
+
+impl<T> Default for Places<T> {
+    fn default() -> Self {
+        Self { known: HashMap::new(), looked_at: ENDPOINTS_MANY / 2 }
+    }
+}
+
+impl<T> Places<T> {
+    fn get(&mut self, key: &LinkKey, new: impl FnOnce() -> Rc<T>, is_empty: impl Fn(&T) -> bool) -> Rc<T> {
+        if let Some(place) = self.known.get(key) {
+            return Rc::clone(place);
+        }
+        // Only when they have doubled: else, where as many have connections, each new one would cost a look at all.
+        if self.known.len() >= 2 * self.looked_at {
+            self.known.retain(|_, place| Rc::strong_count(place) > 1 || !is_empty(place));
+            self.looked_at = self.known.len().max(ENDPOINTS_MANY / 2);
+        }
+        let place = new();
+        self.known.insert(key.clone(), Rc::clone(&place));
+        place
+    }
 }
 
 impl Pools {
@@ -51,30 +81,45 @@ impl Pools {
     /// The HTTP/1 connections to one place.
     #[must_use]
     pub fn http1(&self, key: &LinkKey) -> Rc<Shelf> {
-        let mut shelves = self.shelves.borrow_mut();
-        if let Some(shelf) = shelves.get(key) {
-            return Rc::clone(shelf);
-        }
-        if shelves.len() >= ENDPOINTS_MAX {
-            shelves.retain(|_, shelf| Rc::strong_count(shelf) > 1 || !shelf.is_empty());
-        }
-        let shelf = Shelf::new(self.clock, self.limits);
-        shelves.insert(key.clone(), Rc::clone(&shelf));
-        shelf
+        self.shelves.borrow_mut().get(key, || Shelf::new(self.clock, self.limits), Shelf::is_empty)
     }
 
     /// The HTTP/2 connections to one place.
     #[must_use]
     pub fn http2(&self, key: &LinkKey) -> Rc<Lane> {
-        let mut lanes = self.lanes.borrow_mut();
-        if let Some(lane) = lanes.get(key) {
-            return Rc::clone(lane);
+        self.lanes.borrow_mut().get(key, || Rc::new(Lane::new(self.clock, self.limits)), Lane::is_empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> LinkKey {
+        let address = SocketAddr::from((n.to_be_bytes(), 80));
+        LinkKey { address, identity: None, delivery: false }
+    }
+
+    /// Goal: what is empty goes; what is not stays, without a look at all for each that comes.
+    #[test]
+    fn endpoints_without_connections_are_forgotten_and_the_others_cost_nothing() {
+        let looks = std::cell::Cell::new(0);
+        let is_empty = |empty: &bool| {
+            looks.set(looks.get() + 1);
+            *empty
+        };
+        let many = u32::try_from(ENDPOINTS_MANY).unwrap();
+        let mut places = Places::default();
+        for n in 0..10 * many {
+            places.get(&key(n), || Rc::new(true), is_empty);
+            assert!(places.known.len() <= ENDPOINTS_MANY);
         }
-        if lanes.len() >= ENDPOINTS_MAX {
-            lanes.retain(|_, lane| Rc::strong_count(lane) > 1 || !lane.is_empty());
+        looks.set(0);
+        let mut places = Places::default();
+        for n in 0..10 * many {
+            places.get(&key(n), || Rc::new(false), is_empty);
         }
-        let lane = Rc::new(Lane::new(self.clock, self.limits));
-        lanes.insert(key.clone(), Rc::clone(&lane));
-        lane
+        assert_eq!(places.known.len(), 10 * ENDPOINTS_MANY);
+        assert!(looks.get() <= 20 * ENDPOINTS_MANY, "{}", looks.get());
     }
 }

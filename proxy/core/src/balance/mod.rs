@@ -11,7 +11,7 @@ mod health;
 mod shares;
 
 pub use health::{EndpointHealth, InFlight, LATENCY_FADES_IN, LATENCY_OF_FAILURE, Outcome};
-pub use shares::Shares;
+pub use shares::{Part, Shares};
 
 use crate::entropy::Entropy;
 use crate::time::Moment;

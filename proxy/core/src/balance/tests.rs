@@ -1,4 +1,5 @@
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -20,7 +21,12 @@ impl Entropy for Seeded {
 }
 
 fn weights(weights: &[u32]) -> Shares {
-    Shares::new(weights.iter().map(|w| Weight::new(*w).unwrap()))
+    in_parts(weights, weights.len().max(1))
+}
+
+fn in_parts(weights: &[u32], size: usize) -> Shares {
+    let part = |weights: &[u32]| Arc::new(Part::new(weights.iter().map(|w| Weight::new(*w).unwrap())));
+    Shares::new(weights.chunks(size).map(part))
 }
 
 fn ms(ms: u64) -> Duration {
@@ -250,6 +256,28 @@ proptest! {
         prop_assert_eq!(picked.is_some(), !list.is_empty());
         prop_assert!(picked.is_none_or(|i| i < list.len()));
         prop_assert!(asked.borrow().iter().all(|i| *i < list.len().max(1)), "an index out of range was asked for");
+    }
+
+    /// Goal: how a list is divided is nobody's business.
+    #[test]
+    fn parts_leave_no_trace(
+        list in proptest::collection::vec(1_u32..4, 1..40), size in 1_usize..40, seed in any::<u64>(),
+    ) {
+        let (whole, parts) = (weights(&list), in_parts(&list, size));
+        let (mut one, mut other) = (Seeded(seed), Seeded(seed));
+        for _ in 0..20 {
+            let first = whole.draw(&mut one);
+            prop_assert_eq!(first, parts.draw(&mut other));
+            let first = first.unwrap();
+            prop_assert!(first < list.len());
+            prop_assert_eq!(whole.draw_other(first, &mut one), parts.draw_other(first, &mut other));
+        }
+        let mean = list.iter().sum::<u32>() as f64 / list.len() as f64;
+        for (index, weight) in list.iter().enumerate() {
+            let expected = f64::from(*weight) / mean;
+            prop_assert!((whole.relative(index) - expected).abs() < 1e-9 && (parts.relative(index) - expected).abs() < 1e-9);
+            prop_assert_eq!(parts.place(index), Some((index / size, index % size)));
+        }
     }
 
     #[test]

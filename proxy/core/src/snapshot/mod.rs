@@ -6,41 +6,44 @@
 
 mod apply;
 mod index;
+mod roster;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::balance::{EndpointHealth, Shares};
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
+
+use crate::balance::EndpointHealth;
 use crate::identity::spiffe::SpiffeId;
 use crate::model::{Endpoint, Mesh, Resolution, Service, ServiceKey, ServicePort, Weight};
 use crate::time::Moment;
 use index::Index;
 
 pub use apply::apply;
+pub use roster::Roster;
 pub use target::{Decision, Reason, Target};
 
-/// What the proxy knows. Cheap to keep (an `Arc` of it is swapped), costly to copy.
+/// What the proxy knows. Cheap to copy: its maps are persistent, a copy shares what neither changes.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     revision: u64,
     ready: bool,
     complete: bool,
     mesh: Option<Arc<Mesh>>,
-    services: Arc<HashMap<ServiceKey, Arc<ServiceEntry>>>,
+    services: HashTrieMapSync<ServiceKey, Arc<ServiceEntry>>,
     /// By service, whether or not the service itself is known yet.
-    endpoints: Arc<HashMap<ServiceKey, Arc<EndpointSet>>>,
-    resolutions: Arc<HashMap<SocketAddr, Arc<Resolution>>>,
-    index: Arc<Index>,
+    endpoints: HashTrieMapSync<ServiceKey, EndpointSet>,
+    resolutions: HashTrieMapSync<SocketAddr, Arc<Resolution>>,
+    index: Index,
 }
 
 /// Endpoints of one service by id, so that the order in which they arrived leaves no trace.
-type EndpointSet = BTreeMap<Arc<str>, Arc<Endpoint>>;
+type EndpointSet = RedBlackTreeMapSync<Arc<str>, Arc<Endpoint>>;
 
 /// A service with what serves it.
 #[derive(Debug)]
@@ -61,9 +64,7 @@ pub struct PortEntry {
     /// `namespace/name:port`, for records and metrics; made once, because paths must not format.
     pub label: Arc<str>,
     /// Those that serve this port, sorted by id. May be empty.
-    pub endpoints: Vec<Arc<EndpointTarget>>,
-    /// Their weights, prepared for drawing.
-    pub shares: Shares,
+    pub endpoints: Roster,
     /// When it was last used. Survives changes of the port.
     pub usage: Arc<Usage>,
 }

@@ -113,10 +113,10 @@ impl Snapshot {
                 Verdict::Unknown => self.unknown(dst),
             };
         }
-        if let Some(port) = self.index.virtual_address(dst) {
+        if let Some(port) = self.virtual_address(dst) {
             return decide(Target::Service { port: Arc::clone(port), pinned: None }, Reason::VirtualIp);
         }
-        if let Some((port, endpoint)) = self.index.workload(dst) {
+        if let Some((port, endpoint)) = self.workload(dst) {
             let target = Target::Service { port: Arc::clone(port), pinned: Some(Arc::clone(endpoint)) };
             return decide(target, Reason::WorkloadAddress);
         }
@@ -147,6 +147,18 @@ impl Snapshot {
         mesh.ranges.iter().any(|range| range.contains(&ip)) || self.index.is_virtual_ip(ip)
     }
 
+    /// The port of a service behind a virtual address.
+    fn virtual_address(&self, address: SocketAddr) -> Option<&Arc<PortEntry>> {
+        self.index.virtual_ip(address.ip()).find_map(|key| self.service(key)?.port(address.port()))
+    }
+
+    /// The endpoint at a workload's own address, and the port it serves.
+    fn workload(&self, address: SocketAddr) -> Option<(&Arc<PortEntry>, &Arc<EndpointTarget>)> {
+        let workload = self.index.workload(address)?;
+        let port = self.service(&workload.service)?.port(workload.port.get())?;
+        Some((port, port.endpoints.find(&workload.id)?))
+    }
+
     fn outbound_mode(&self) -> OutboundMode {
         self.mesh().map(|mesh| mesh.outbound_mode).unwrap_or_default()
     }
@@ -157,7 +169,7 @@ impl Snapshot {
         let Some(id) = endpoint else {
             return decide(Target::Service { port: Arc::clone(port), pinned: None }, Reason::VirtualIp);
         };
-        let Some(pinned) = port.endpoints.iter().find(|candidate| &*candidate.id == id) else {
+        let Some(pinned) = port.endpoints.find(id) else {
             return decide(Target::Refused(FaultKind::NoEndpoint), Reason::EndpointGone);
         };
         let target = Target::Service { port: Arc::clone(port), pinned: Some(Arc::clone(pinned)) };

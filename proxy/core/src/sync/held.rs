@@ -1,6 +1,6 @@
 //! Which resources are in force, at which version, and what answers lead to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -16,6 +16,10 @@ pub(super) struct Held {
     mesh: Option<u64>,
     services: HashMap<ServiceKey, HeldService>,
     resolutions: HashMap<SocketAddr, (u64, Option<ServiceKey>)>,
+    /// How many answers lead to a service.
+    led_to: HashMap<ServiceKey, usize>,
+    /// Services that perhaps nothing needs any more, to be looked at.
+    freed: BTreeSet<ServiceKey>,
 }
 
 /// A service, its endpoints, or both.
@@ -36,8 +40,10 @@ impl Held {
             let service = held.services.entry(endpoint.service.clone()).or_default();
             service.endpoints.insert(Arc::clone(&endpoint.id), UNKNOWN);
         }
-        let answers = snapshot.resolutions().map(|answer| (answer.address, (UNKNOWN, leads_to(answer))));
-        held.resolutions = answers.collect();
+        for answer in snapshot.resolutions() {
+            held.put_resolution(UNKNOWN, answer);
+        }
+        held.freed = held.services.keys().cloned().collect();
         held
     }
 
@@ -62,7 +68,7 @@ impl Held {
             Resource::Resolution(resolution) => {
                 let accepted = newer(self.resolutions.get(&resolution.address).map(|(version, _)| *version));
                 if accepted {
-                    self.resolutions.insert(resolution.address, (version, leads_to(resolution)));
+                    self.put_resolution(version, resolution);
                 }
                 accepted
             }
@@ -75,7 +81,7 @@ impl Held {
             ResourceId::Mesh => self.mesh.take().is_some(),
             ResourceId::Service(key) => self.change(key, |held| held.version.take().is_some()),
             ResourceId::Endpoint(key, id) => self.change(key, |held| held.endpoints.remove(id).is_some()),
-            ResourceId::Resolution(address) => self.resolutions.remove(address).is_some(),
+            ResourceId::Resolution(address) => self.remove_resolution(*address).is_some(),
         }
     }
 
@@ -89,7 +95,46 @@ impl Held {
     }
 
     pub(super) fn remove_resolution(&mut self, address: SocketAddr) -> Option<ResourceId> {
-        self.resolutions.remove(&address).map(|_| ResourceId::Resolution(address))
+        let (_, leads_to) = self.resolutions.remove(&address)?;
+        self.lead_away(leads_to);
+        Some(ResourceId::Resolution(address))
+    }
+
+    fn put_resolution(&mut self, version: u64, resolution: &Resolution) {
+        let leads_to = leads_to(resolution);
+        if let Some(key) = &leads_to {
+            *self.led_to.entry(key.clone()).or_default() += 1;
+        }
+        if let Some((_, led_to)) = self.resolutions.insert(resolution.address, (version, leads_to)) {
+            self.lead_away(led_to);
+        }
+    }
+
+    /// One answer less leads there.
+    fn lead_away(&mut self, from: Option<ServiceKey>) {
+        let Some(key) = from else { return };
+        let Some(count) = self.led_to.get_mut(&key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.led_to.remove(&key);
+            self.freed.insert(key);
+        }
+    }
+
+    /// Whether an answer leads to this service.
+    pub(super) fn leads_to(&self, key: &ServiceKey) -> bool {
+        self.led_to.contains_key(key)
+    }
+
+    /// It is perhaps not needed any more.
+    pub(super) fn free(&mut self, key: &ServiceKey) {
+        self.freed.insert(key.clone());
+    }
+
+    /// Services of which something is held and that perhaps nothing needs any more; each is named once.
+    pub(super) fn take_freed(&mut self) -> Vec<ServiceKey> {
+        let freed = std::mem::take(&mut self.freed);
+        freed.into_iter().filter(|key| self.holds(key)).collect()
     }
 
     /// Lets go of a service and its endpoints, and names them.
@@ -102,18 +147,9 @@ impl Held {
         self.resolutions.get(&address).map(|(version, _)| *version)
     }
 
-    /// Services of which anything is held.
-    pub(super) fn services(&self) -> HashSet<ServiceKey> {
-        self.services.keys().cloned().collect()
-    }
-
-    /// Services that held answers lead to.
-    pub(super) fn found(&self) -> impl Iterator<Item = &ServiceKey> {
-        self.resolutions.values().filter_map(|(_, leads_to)| leads_to.as_ref())
-    }
-
-    pub(super) fn services_except(&self, needed: &HashSet<ServiceKey>) -> Vec<ServiceKey> {
-        self.services.keys().filter(|key| !needed.contains(*key)).cloned().collect()
+    /// Whether anything is held of this service.
+    pub(super) fn holds(&self, key: &ServiceKey) -> bool {
+        self.services.contains_key(key)
     }
 
     /// All that is held, with versions.

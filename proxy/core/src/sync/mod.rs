@@ -178,6 +178,9 @@ impl Subscriber {
         if let Want::Address(address) = want {
             self.dropped.extend(self.held.remove_resolution(*address));
         }
+        if let Want::Service(key) = want {
+            self.held.free(key);
+        }
         self.collect(tick);
     }
 
@@ -308,11 +311,11 @@ impl Subscriber {
                 out.upserts.push(upsert);
             }
         }
-        let needed = self.needed();
-        let held_before = self.held.services();
+        let new = others.iter().filter_map(|upsert| service_of(&upsert.resource)).filter(|key| !self.held.holds(key));
+        let new: HashSet<ServiceKey> = new.cloned().collect();
         for upsert in others {
-            let wanted = service_of(&upsert.resource).is_none_or(|key| needed.contains(key));
-            let first = service_of(&upsert.resource).is_some_and(|key| !held_before.contains(key));
+            let wanted = service_of(&upsert.resource).is_none_or(|key| self.needs(key));
+            let first = service_of(&upsert.resource).is_some_and(|key| new.contains(key));
             let unread = self.stream.as_ref().is_some_and(|stream| stream.unread_withdrawal.is_some());
             if !wanted || (first && unread) {
                 // It may have been sent for something withdrawn since, and forgotten there by now.
@@ -349,26 +352,25 @@ impl Subscriber {
         stream.unread_withdrawal = stream.unread_withdrawal.filter(|withdrawal| *withdrawal > tick);
     }
 
-    fn needed(&self) -> HashSet<ServiceKey> {
-        let wanted = self.wants.iter().filter_map(|want| match want {
-            Want::Service(key) => Some(key),
-            Want::Address(_) => None,
-        });
-        wanted.chain(self.held.found()).cloned().collect()
+    fn needs(&self, key: &ServiceKey) -> bool {
+        self.held.leads_to(key) || self.wants.contains(&Want::Service(key.clone()))
     }
 
     /// Drops services that nothing needs, and notices needed ones that are in doubt. `tick`: of the withdrawal sent.
     fn collect(&mut self, tick: Option<u64>) {
-        let needed = self.needed();
-        for key in self.held.services_except(&needed) {
+        for key in self.held.take_freed() {
+            if self.needs(&key) {
+                continue;
+            }
             self.dropped.extend(self.held.remove_service(&key));
             if let Some(stream) = &mut self.stream {
                 let doubt = stream.doubtful.entry(key).or_default();
                 *doubt = tick.unwrap_or(u64::MAX).max(*doubt);
             }
         }
+        let in_doubt = self.stream.as_ref().is_some_and(|stream| stream.doubtful.keys().any(|key| self.needs(key)));
         if let Some(stream) = &mut self.stream {
-            stream.resync |= stream.doubtful.keys().any(|key| needed.contains(key));
+            stream.resync |= in_doubt;
         }
     }
 }
