@@ -179,7 +179,7 @@ struct Seed {
 
 async fn work(seed: Seed, sockets: Vec<(Door, TcpListener)>) {
     let Seed { shared, hub, log, instance_id, drain, egress_drain, mut stopping } = seed;
-    let telemetry = Telemetry::new(&hub, log.as_ref(), instance_id, shared.clock);
+    let telemetry = Telemetry::new(&hub, log.as_ref(), &instance_id, shared.clock);
     let worker = Rc::new(Worker::new(shared, telemetry, drain, egress_drain));
     let open = Rc::new(Cell::new(0_usize));
     let stalls = worker.stalls.clone();

@@ -420,7 +420,7 @@ async fn connections_beyond_the_bound_are_reset() {
 #[tokio::test]
 async fn a_panic_ends_its_connection_and_is_counted() {
     let hub = Hub::new();
-    let telemetry = Telemetry::new(&hub, None, "test".into(), Clock::start());
+    let telemetry = Telemetry::new(&hub, None, "test", Clock::start());
     let worker = Rc::new(Worker::new(Arc::new(shared(Snapshot::empty(), None)), telemetry, drain().1, drain().1));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -4,12 +4,12 @@
 //! when it is scraped. A blocked log sink therefore never delays a request (R7): records are dropped and counted.
 
 mod access_log;
+mod line;
 mod metrics;
 pub mod names;
 mod record;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use access_log::{AccessLog, LogHandle, LogTarget};
@@ -24,15 +24,16 @@ use crate::clock::Clock;
 pub struct Telemetry {
     shard: Rc<metrics::WorkerShard>,
     log: Option<access_log::Writer>,
-    instance_id: Arc<str>,
+    lines: Rc<line::Lines>,
     clock: Clock,
 }
 
 impl Telemetry {
     /// The handle of one worker. `log` is `None` where access records are off.
     #[must_use]
-    pub fn new(hub: &Hub, log: Option<&LogHandle>, instance_id: Arc<str>, clock: Clock) -> Self {
-        Self { shard: Rc::new(hub.worker()), log: log.map(LogHandle::writer), instance_id, clock }
+    pub fn new(hub: &Hub, log: Option<&LogHandle>, instance_id: &str, clock: Clock) -> Self {
+        let lines = Rc::new(line::Lines::new(instance_id));
+        Self { shard: Rc::new(hub.worker()), log: log.map(LogHandle::writer), lines, clock }
     }
 
     /// The clock that records are stamped with.
@@ -46,7 +47,7 @@ impl Telemetry {
         self.shard.finish(record);
         if let Some(log) = &self.log {
             let wall = self.clock.wall(record.finished);
-            if !log.write(|out| record::write_json(out, record, wall, &self.instance_id)) {
+            if !log.write(|out| self.lines.write(out, record, wall)) {
                 self.count(Counter::AccessRecordsDropped);
             }
         }

@@ -36,8 +36,8 @@ impl TraceId {
         self.number == other.number
     }
 
-    /// The digits at the id's own width, as B3 wants them.
-    pub(super) fn push_to(self, out: &mut Vec<u8>) {
+    /// Appends the digits at the id's own width, as B3 wants them.
+    pub fn push_to(self, out: &mut Vec<u8>) {
         push_hex(&self.number.to_be_bytes(), if self.wide { 0 } else { 8 }, out);
     }
 
@@ -72,7 +72,8 @@ impl SpanId {
         Self(entropy.next_u64().max(1))
     }
 
-    pub(super) fn push_to(self, out: &mut Vec<u8>) {
+    /// Appends the 16 digits.
+    pub fn push_to(self, out: &mut Vec<u8>) {
         push_hex(&self.0.to_be_bytes(), 0, out);
     }
 }
