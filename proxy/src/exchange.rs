@@ -135,7 +135,7 @@ impl Exchange {
             method: head.method.clone(),
             target: head.target.clone(),
             path_end,
-            authority: head.host().map(Bytes::copy_from_slice),
+            authority: head.host_shared(),
             version: head.version,
             ids: None,
             upstream: Upstream::default(),
@@ -154,6 +154,12 @@ impl Exchange {
     #[must_use]
     pub fn caller(&self) -> &Rc<Caller> {
         &self.connection.caller
+    }
+
+    /// Host and port as the request names them.
+    #[must_use]
+    pub fn authority(&self) -> Option<&[u8]> {
+        self.authority.as_deref()
     }
 
     /// When it began.

@@ -58,7 +58,7 @@ impl HttpPath {
         exchange: &mut Exchange,
     ) -> Result<Response, FaultKind> {
         let upgrade = if request.head.wants_upgrade().is_some() { Upgrade::Keep } else { Upgrade::Drop };
-        exchange.ids = Some(self.settle(&mut request.head, upgrade));
+        exchange.ids = Some(self.settle(&mut request.head, upgrade, exchange.authority()));
         let locating = pin!(self.site.locate(&self.worker));
         let to = request.body.kept_during(locating).await?;
         self.admit(&request.head, &to)?;
@@ -95,10 +95,8 @@ impl HttpPath {
     }
 
     /// Takes off what ends at this hop, puts on what this hop says.
-    fn settle(&self, head: &mut RequestHead, upgrade: Upgrade) -> (RequestId, Span) {
+    fn settle(&self, head: &mut RequestHead, upgrade: Upgrade, named: Option<&[u8]>) -> (RequestId, Span) {
         strip_request(head, upgrade);
-        let named =
-            (self.connection.direction == Direction::Gateway).then(|| head.host().map(<[u8]>::to_vec)).flatten();
         let fields = &mut head.fields;
         let trust = match self.connection.direction {
             Direction::Inbound => {
@@ -109,7 +107,7 @@ impl HttpPath {
             Direction::Gateway => {
                 drop_between_proxies(fields);
                 drop_client_identity(fields);
-                note_origin(fields, self.edge(named.as_deref()));
+                note_origin(fields, self.edge(named));
                 Trust::Replace
             }
         };

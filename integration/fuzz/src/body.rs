@@ -18,7 +18,7 @@ pub(crate) fn chunked(data: &[u8]) {
             if let Some(trailers) = &whole.trailers {
                 assert_harmless(trailers);
                 assert!(trailers.len() <= limits.fields_max && trailers.wire_len() <= 2 * TRAILER_BYTES_MAX);
-                assert!(["host", "content-length", "transfer-encoding"].iter().all(|name| !trailers.contains(name)));
+                assert!(["host", "content-length", "transfer-encoding"].iter().all(|name| !trailers.contains(*name)));
             }
             if whole.ended && framing == BodyFraming::Chunked {
                 written_as_read(&whole);

@@ -97,7 +97,7 @@ async fn ask(client: &H2Client, method: Method, body: Body) {
 
 fn trailers_harmless(trailers: &Fields) {
     assert_harmless(trailers);
-    assert!(["content-length", "transfer-encoding", "host"].iter().all(|name| !trailers.contains(name)));
+    assert!(["content-length", "transfer-encoding", "host"].iter().all(|name| !trailers.contains(*name)));
 }
 
 /// As an HTTP/1 client would get it: one head, with the framing that was meant.

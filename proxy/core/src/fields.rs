@@ -3,17 +3,23 @@
 //! A transparent proxy must hand on what it received, so this is an ordered list and not a hash map: a message has
 //! about a dozen fields, and a linear search over names of different lengths is faster than hashing them. Fields that
 //! came from the network are 32-bit spans into the one buffer that held the message head; fields that Weft adds are
-//! copied into a second buffer of the same list. A message therefore costs one allocation for the spans and none per
-//! field, and cloning it moves no reference count per field.
+//! copied into a second buffer of the same list, as lines of a head. A message therefore costs one allocation for the
+//! spans and none per field, cloning it moves no reference count per field, and what was received in one piece, or added
+//! in one, is written in one.
 //!
 //! The type upholds one invariant: every name is a token and no value holds a control character but HTAB (RFC 9110
-//! section 5.5), so serialising a list can never split a message, and what one proxy writes the next one accepts. Left out on purpose: typed values and knowledge of single fields;
-//! those belong to the modules that decide by them.
+//! section 5.5), so serialising a list can never split a message, and what one proxy writes the next one accepts. Left out on purpose: typed values and knowledge of single fields,
+//! but for the names of those that others decide by ([`Known`]); the rest belongs to the modules that do.
+
+mod known;
 
 use std::fmt;
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+
+pub(crate) use known::Names;
+pub use known::{Known, Wanted};
 
 /// Marks a span that lies in the buffer of added fields. Both buffers stay below 2 GiB, so the top bit is free.
 const ADDED: u32 = 1 << 31;
@@ -31,8 +37,6 @@ struct Span {
 }
 
 impl Span {
-    const EMPTY: Self = Self { start: 0, len: 0 };
-
     fn new(start: usize, len: usize, tag: u32) -> Option<Self> {
         let end = u32::try_from(start.checked_add(len)?).ok()?;
         let len = u32::try_from(len).ok()?;
@@ -44,34 +48,52 @@ impl Span {
 struct Entry {
     name: Span,
     value: Span,
+    known: Option<Known>,
+    /// Name and value stand in their buffer as on the wire: `": "` between them and CRLF after.
+    line: bool,
 }
+
+/// What stands between name and value, and after the value.
+const COLON: &[u8] = b": ";
+const CRLF: &[u8] = b"\r\n";
 
 /// Where fields lie in a buffer that a parser still borrows; see [`Fields::from_received`].
 #[derive(Debug)]
-pub(crate) struct FieldSpans(Vec<Entry>);
+pub(crate) struct FieldSpans {
+    entries: Vec<Entry>,
+    names: Names,
+}
 
 impl FieldSpans {
     pub(crate) fn with_capacity(fields: usize) -> Self {
-        Self(Vec::with_capacity(fields + ADDED_FIELDS))
+        Self { entries: Vec::with_capacity(fields + ADDED_FIELDS), names: Names::default() }
     }
 
-    /// Adds a field whose validated name and value are slices of `buffer`.
-    pub(crate) fn push(&mut self, buffer: &[u8], name: &[u8], value: &[u8]) {
-        let span = |part: &[u8]| match part {
-            [] => Some(Span::EMPTY),
-            _ => Span::new(part.as_ptr().addr().checked_sub(buffer.as_ptr().addr())?, part.len(), 0),
-        };
-        if let (Some(name), Some(value)) = (span(name), span(value)) {
-            self.0.push(Entry { name, value });
-        }
+    /// Adds a field whose validated name and value are slices of `buffer`. `known`: what [`Known::of`] says of the name.
+    pub(crate) fn push(&mut self, buffer: &[u8], known: Option<Known>, name: &[u8], value: &[u8]) {
+        let at = |part: &[u8]| part.as_ptr().addr().checked_sub(buffer.as_ptr().addr());
+        let Some(name_at) = at(name) else { return };
+        let value_at = if value.is_empty() { Some(0) } else { at(value) };
+        let Some(value_at) = value_at else { return };
+        let (name_end, value_end) = (name_at + name.len(), value_at + value.len());
+        let line = value_at == name_end + COLON.len()
+            && buffer.get(name_end..value_at) == Some(COLON)
+            && buffer.get(value_end..value_end + CRLF.len()) == Some(CRLF);
+        self.add(known, name, (name_at..name_end, value_at..value_end), line);
     }
 
-    /// Adds a field by its positions in the buffer.
-    pub(crate) fn push_ranges(&mut self, name: Range<usize>, value: Range<usize>) {
+    /// Adds a field by its positions in the buffer, which has this name there.
+    pub(crate) fn push_ranges(&mut self, buffer: &[u8], name: Range<usize>, value: Range<usize>) {
+        let text = buffer.get(name.clone()).unwrap_or_default();
+        self.add(Known::of(text), text, (name, value), false);
+    }
+
+    fn add(&mut self, known: Option<Known>, text: &[u8], (name, value): (Range<usize>, Range<usize>), line: bool) {
         if let (Some(name), Some(value)) =
             (Span::new(name.start, name.len(), 0), Span::new(value.start, value.len(), 0))
         {
-            self.0.push(Entry { name, value });
+            self.names.add(known, text);
+            self.entries.push(Entry { name, value, known, line });
         }
     }
 }
@@ -86,6 +108,8 @@ pub struct Fields {
     received: Bytes,
     added: Vec<u8>,
     entries: Vec<Entry>,
+    /// At least the names of the entries.
+    names: Names,
 }
 
 impl Fields {
@@ -97,7 +121,7 @@ impl Fields {
 
     /// The fields that a parser found in `received`, which must be the buffer the spans were taken from.
     pub(crate) fn from_received(received: Bytes, spans: FieldSpans) -> Self {
-        Self { received, added: Vec::new(), entries: spans.0 }
+        Self { received, added: Vec::new(), entries: spans.entries, names: spans.names }
     }
 
     /// Number of fields, duplicates included.
@@ -118,6 +142,34 @@ impl Fields {
         self.entries.iter().map(|e| e.name.len as usize + e.value.len as usize + 4).sum()
     }
 
+    /// Never less than [`Self::wire_len`], and known without looking at the fields.
+    pub(crate) fn wire_len_max(&self) -> usize {
+        self.received.len() + self.added.len() + (COLON.len() + CRLF.len()) * self.entries.len()
+    }
+
+    /// Appends all fields as lines to `out`.
+    pub(crate) fn write_lines(&self, out: &mut BytesMut) {
+        // Lines that follow each other in one buffer are copied together; positions carry the tag of their buffer.
+        let (mut start, mut end) = (0, 0);
+        for entry in &self.entries {
+            if entry.line && entry.name.start == end {
+                end = entry.line_end();
+                continue;
+            }
+            out.put_slice(self.between(start, end));
+            if entry.line {
+                (start, end) = (entry.name.start, entry.line_end());
+            } else {
+                (start, end) = (0, 0);
+                out.put_slice(self.bytes(entry.name));
+                out.put_slice(COLON);
+                out.put_slice(self.bytes(entry.value));
+                out.put_slice(CRLF);
+            }
+        }
+        out.put_slice(self.between(start, end));
+    }
+
     /// All fields in order, as `(name, value)` with the name as written and the value without outer whitespace.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + ExactSizeIterator + Clone {
         self.entries.iter().map(|e| (self.bytes(e.name), self.bytes(e.value)))
@@ -125,47 +177,56 @@ impl Fields {
 
     /// As [`Self::iter`], but values can outlive the list: received ones share its buffer, added ones are copied.
     pub fn iter_shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
-        self.entries.iter().map(|e| {
-            let value = self.bytes(e.value);
-            let shared =
-                if e.value.start & ADDED == 0 { self.received.slice_ref(value) } else { Bytes::copy_from_slice(value) };
-            (self.bytes(e.name), shared)
-        })
+        self.entries.iter().map(|e| (self.bytes(e.name), self.shared(e.value)))
     }
 
     /// Value of the first field with this name.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.position(name).and_then(|i| self.entries.get(i)).map(|e| self.bytes(e.value))
+    pub fn get<'a>(&self, name: impl Into<Wanted<'a>>) -> Option<&[u8]> {
+        self.first(name.into()).map(|e| self.bytes(e.value))
+    }
+
+    /// As [`Self::get`], but the value can outlive the list, as with [`Self::iter_shared`].
+    #[must_use]
+    pub fn get_shared<'a>(&self, name: impl Into<Wanted<'a>>) -> Option<Bytes> {
+        self.first(name.into()).map(|e| self.shared(e.value))
     }
 
     /// Value of the first field with this name when it is valid UTF-8.
     #[must_use]
-    pub fn get_str(&self, name: &str) -> Option<&str> {
+    pub fn get_str<'a>(&self, name: impl Into<Wanted<'a>>) -> Option<&str> {
         self.get(name).and_then(|v| std::str::from_utf8(v).ok())
     }
 
     /// Values of all fields with this name, in order.
-    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + Clone {
-        self.entries.iter().filter(move |e| self.is_named(e, name)).map(|e| self.bytes(e.value))
+    pub fn get_all<'a>(&'a self, name: impl Into<Wanted<'a>>) -> impl Iterator<Item = &'a [u8]> + Clone {
+        let name = name.into();
+        self.candidates(name).iter().filter(move |e| self.is_named(e, name)).map(|e| self.bytes(e.value))
     }
 
     /// Elements of a comma-separated list field over all its lines, trimmed, empty elements skipped (RFC 9110
     /// section 5.6.1). For lists whose elements hold no quoted commas, as `connection`, `te` and `trailer`.
-    pub fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub fn list<'a>(&'a self, name: impl Into<Wanted<'a>>) -> impl Iterator<Item = &'a [u8]> {
         self.get_all(name).flat_map(|v| v.split(|b| *b == b',')).map(<[u8]>::trim_ascii).filter(|v| !v.is_empty())
     }
 
     /// Whether the list field `name` has the element `token`, ignoring ASCII case.
     #[must_use]
-    pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+    pub fn has_token<'a>(&'a self, name: impl Into<Wanted<'a>>, token: &str) -> bool {
+        let name = name.into();
+        !self.candidates(name).is_empty()
+            && self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
     /// Whether any field has this name.
     #[must_use]
-    pub fn contains(&self, name: &str) -> bool {
-        self.position(name).is_some()
+    pub fn contains<'a>(&self, name: impl Into<Wanted<'a>>) -> bool {
+        self.first(name.into()).is_some()
+    }
+
+    /// Whether a field may have one of these names. False is certain; true is not, after fields were removed.
+    pub(crate) const fn may_have(&self, names: Names) -> bool {
+        self.names.meets(names)
     }
 
     /// Adds a field at the end and keeps others of the same name.
@@ -173,45 +234,69 @@ impl Fields {
     /// To uphold the type's invariant control characters in the value become spaces (RFC 9110 section 5.5), outer
     /// whitespace is cut, and a field whose name is not a token is not added.
     pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        if let Some(entry) = self.store(name.as_ref(), value.as_ref()) {
+        let name = name.as_ref();
+        if let Some(entry) = self.store(Known::of(name), name, value.as_ref()) {
+            self.entries.push(entry);
+        }
+    }
+
+    /// As [`Self::append`] for a value that `write` appends to what it is given, and which begins and ends with a visible
+    /// character and has no control character.
+    pub(crate) fn append_with(&mut self, name: Known, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(entry) = self.store_line(Some(name), name.as_ref(), write) {
+            let value = self.bytes(entry.value);
+            debug_assert!(!has_control(value) && trim_ows(value) == value, "{value:?} is no value");
             self.entries.push(entry);
         }
     }
 
     /// As [`Self::append`], but puts the field first. RFC 9110 section 7.2 wants `Host` there.
     pub fn prepend(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        if let Some(entry) = self.store(name.as_ref(), value.as_ref()) {
+        let name = name.as_ref();
+        if let Some(entry) = self.store(Known::of(name), name, value.as_ref()) {
             self.entries.insert(0, entry);
         }
     }
 
     /// Replaces the value of the first field with this name in place (its written name stays) and drops the others;
     /// adds the field at the end if there was none. Values are treated as in [`Self::append`].
-    pub fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        let name = name.as_ref();
-        let Some(first) = self.entries.iter().position(|e| self.bytes(e.name).eq_ignore_ascii_case(name)) else {
-            self.append(name, value);
+    pub fn set<'a>(&mut self, name: impl Into<Wanted<'a>>, value: impl AsRef<[u8]>) {
+        let (name, value) = (name.into(), value.as_ref());
+        let Some(first) = self.candidates(name).iter().position(|e| self.is_named(e, name)) else {
+            if let Some(entry) = self.store(name.known, name.text.as_bytes(), value) {
+                self.entries.push(entry);
+            }
             return;
         };
-        let Some(value) = self.store_value(value.as_ref()) else { return };
+        let Some(value) = self.store_value(value) else { return };
         if let Some(entry) = self.entries.get_mut(first) {
-            entry.value = value;
+            (entry.value, entry.line) = (value, false);
         }
         let mut index = 0;
         self.retain(|n, _| {
-            let keep = index == first || !n.eq_ignore_ascii_case(name);
+            let keep = index == first || !n.eq_ignore_ascii_case(name.text.as_bytes());
             index += 1;
             keep
         });
     }
 
     /// Removes every field with this name and says how many there were.
-    pub fn remove(&mut self, name: &str) -> usize {
-        let before = self.entries.len();
-        if self.contains(name) {
-            self.retain(|n, _| !n.eq_ignore_ascii_case(name.as_bytes()));
+    pub fn remove<'a>(&mut self, name: impl Into<Wanted<'a>>) -> usize {
+        let (name, before) = (name.into(), self.entries.len());
+        match name.known {
+            Some(known) => self.remove_all(Names::of(&[known])),
+            None if self.contains(name) => self.retain(|n, _| !n.eq_ignore_ascii_case(name.text.as_bytes())),
+            None => {}
         }
         before - self.entries.len()
+    }
+
+    /// Removes every field with one of these known names.
+    pub(crate) fn remove_all(&mut self, names: Names) {
+        if self.may_have(names) {
+            self.entries.retain(|e| e.known.is_none_or(|known| !names.meets(Names::of(&[known]))));
+            self.names.drop(names);
+        }
     }
 
     /// Keeps the fields for which `keep(name, value)` is true, in order.
@@ -220,49 +305,101 @@ impl Fields {
         self.entries.retain(|e| keep(resolve(received, added, e.name), resolve(received, added, e.value)));
     }
 
-    fn position(&self, name: &str) -> Option<usize> {
-        self.entries.iter().position(|e| self.is_named(e, name))
+    fn first(&self, name: Wanted<'_>) -> Option<&Entry> {
+        self.candidates(name).iter().find(|e| self.is_named(e, name))
     }
 
-    fn is_named(&self, entry: &Entry, name: &str) -> bool {
-        entry.name.len as usize == name.len() && self.bytes(entry.name).eq_ignore_ascii_case(name.as_bytes())
+    /// The entries, or none where none can have this name.
+    fn candidates(&self, name: Wanted<'_>) -> &[Entry] {
+        match name.known {
+            Some(known) if !self.names.meets(Names::of(&[known])) => &[],
+            _ => &self.entries,
+        }
+    }
+
+    fn is_named(&self, entry: &Entry, name: Wanted<'_>) -> bool {
+        match name.known {
+            Some(known) => entry.known == Some(known),
+            None => {
+                entry.name.len as usize == name.text.len()
+                    && self.bytes(entry.name).eq_ignore_ascii_case(name.text.as_bytes())
+            }
+        }
     }
 
     fn bytes(&self, span: Span) -> &[u8] {
         resolve(&self.received, &self.added, span)
     }
 
-    fn store(&mut self, name: &[u8], value: &[u8]) -> Option<Entry> {
-        if !is_token(name) {
-            return None;
-        }
-        let span = Span::new(self.added.len(), name.len(), ADDED)?;
-        self.add(name);
-        Some(Entry { name: span, value: self.store_value(value)? })
+    /// Bytes from one tagged position to another in the same buffer.
+    fn between(&self, start: u32, end: u32) -> &[u8] {
+        self.bytes(Span { start, len: end - start })
     }
 
-    /// Copies bytes into the buffer of added ones.
-    fn add(&mut self, bytes: &[u8]) {
-        if self.added.capacity() == 0 {
-            self.added.reserve(ADDED_BYTES.max(bytes.len()));
+    fn shared(&self, span: Span) -> Bytes {
+        let bytes = self.bytes(span);
+        if span.start & ADDED == 0 { self.received.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) }
+    }
+
+    /// `known`: what [`Known::of`] says of the name.
+    fn store(&mut self, known: Option<Known>, name: &[u8], value: &[u8]) -> Option<Entry> {
+        if known.is_none() && !is_token(name) {
+            return None;
         }
-        self.added.extend_from_slice(bytes);
+        self.store_line(known, name, |out| push_value(out, value))
+    }
+
+    /// Writes a line into the buffer of added ones.
+    fn store_line(&mut self, known: Option<Known>, name: &[u8], write: impl FnOnce(&mut Vec<u8>)) -> Option<Entry> {
+        let start = self.added.len();
+        self.make_room(name.len());
+        self.added.extend_from_slice(name);
+        self.added.extend_from_slice(COLON);
+        let value = self.store_with(write)?;
+        self.added.extend_from_slice(CRLF);
+        let name_span = Span::new(start, name.len(), ADDED)?;
+        self.names.add(known, name);
+        Some(Entry { name: name_span, value, known, line: true })
     }
 
     fn store_value(&mut self, value: &[u8]) -> Option<Span> {
-        let value = trim_ows(value);
-        if value.is_empty() {
-            return Some(Span::EMPTY);
-        }
+        self.make_room(value.len());
+        self.store_with(|out| push_value(out, value))
+    }
+
+    fn store_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Option<Span> {
         let start = self.added.len();
-        let span = Span::new(start, value.len(), ADDED)?;
-        self.add(value);
-        if has_control(value) {
-            for byte in self.added.iter_mut().skip(start).filter(|b| is_control(**b)) {
-                *byte = b' ';
-            }
+        write(&mut self.added);
+        let span = Span::new(start, self.added.len() - start, ADDED);
+        if span.is_none() {
+            self.added.truncate(start);
         }
-        Some(span)
+        span
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if self.added.capacity() == 0 {
+            self.added.reserve(ADDED_BYTES.max(bytes));
+        }
+    }
+}
+
+impl Entry {
+    /// Where the line ends, with the tag of its buffer.
+    const fn line_end(&self) -> u32 {
+        // A span ends below 2 GiB, and its line two bytes behind it.
+        self.value.start.saturating_add(self.value.len).saturating_add(2)
+    }
+}
+
+/// Appends a value as the type's invariant wants it.
+fn push_value(out: &mut Vec<u8>, value: &[u8]) {
+    let (start, value) = (out.len(), trim_ows(value));
+    out.extend_from_slice(value);
+    if has_control(value) {
+        for byte in out.iter_mut().skip(start).filter(|b| is_control(**b)) {
+            *byte = b' ';
+        }
     }
 }
 
@@ -302,7 +439,7 @@ impl<N: AsRef<[u8]>, V: AsRef<[u8]>> Extend<(N, V)> for Fields {
 fn resolve<'a>(received: &'a [u8], added: &'a [u8], span: Span) -> &'a [u8] {
     let buffer = if span.start & ADDED == 0 { received } else { added };
     let start = (span.start & !ADDED) as usize;
-    // Spans are made only by `push_received` and `store`, in range; an empty slice is the panic-free impossible case.
+    // Spans are made only of what is in the buffers; an empty slice is the panic-free impossible case.
     buffer.get(start..start + span.len as usize).unwrap_or_default()
 }
 

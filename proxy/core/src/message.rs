@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use http::Method;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Known};
 
 /// HTTP version of the connection a head came from or goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,7 +104,13 @@ impl RequestHead {
     /// for HTTP/1.0 and for HTTP/2 requests that named none.
     #[must_use]
     pub fn host(&self) -> Option<&[u8]> {
-        self.authority.as_deref().or_else(|| self.fields.get("host"))
+        self.authority.as_deref().or_else(|| self.fields.get(Known::Host))
+    }
+
+    /// As [`Self::host`], for who outlives the head.
+    #[must_use]
+    pub fn host_shared(&self) -> Option<Bytes> {
+        self.authority.clone().or_else(|| self.fields.get_shared(Known::Host))
     }
 
     /// Path and query as sent, raw: the target without scheme and authority. `*` for a server-wide OPTIONS, empty for
@@ -147,20 +153,20 @@ impl RequestHead {
     /// carry requests past every policy (h2c smuggling). RFC 9113 section 3.1 has withdrawn it.
     #[must_use]
     pub fn wants_upgrade(&self) -> Option<&[u8]> {
-        if self.version != Version::Http11 || !self.fields.has_token("connection", "upgrade") {
+        if self.version != Version::Http11 || !self.fields.has_token(Known::Connection, "upgrade") {
             return None;
         }
-        if self.fields.list("upgrade").any(|protocol| protocol.eq_ignore_ascii_case(b"h2c")) {
+        if self.fields.list(Known::Upgrade).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c")) {
             return None;
         }
-        self.fields.list("upgrade").next()
+        self.fields.list(Known::Upgrade).next()
     }
 
     /// Whether the client waits for `100 (Continue)` before it sends the body. HTTP/1.0 cannot (RFC 9110 section
     /// 10.1.1).
     #[must_use]
     pub fn expects_continue(&self) -> bool {
-        self.version != Version::Http10 && self.fields.has_token("expect", "100-continue")
+        self.version != Version::Http10 && self.fields.has_token(Known::Expect, "100-continue")
     }
 
     /// Whether the client leaves the HTTP/1 connection open after this exchange (RFC 9112 section 9.3).
@@ -256,7 +262,7 @@ pub struct ParsedResponse {
 
 fn is_grpc(fields: &Fields) -> bool {
     const TYPE: &[u8] = b"application/grpc";
-    let Some((kind, rest)) = fields.get("content-type").and_then(|v| v.split_at_checked(TYPE.len())) else {
+    let Some((kind, rest)) = fields.get(Known::ContentType).and_then(|v| v.split_at_checked(TYPE.len())) else {
         return false;
     };
     // Not `application/grpc-web`, which is another protocol.
@@ -266,8 +272,8 @@ fn is_grpc(fields: &Fields) -> bool {
 fn keeps_alive(version: Version, fields: &Fields) -> bool {
     match version {
         Version::Http2 => true,
-        Version::Http11 => !fields.has_token("connection", "close"),
-        Version::Http10 => fields.has_token("connection", "keep-alive") && !fields.has_token("connection", "close"),
+        Version::Http11 => !fields.has_token(Known::Connection, "close"),
+        Version::Http10 => fields.has_token(Known::Connection, "keep-alive") && !fields.has_token(Known::Connection, "close"),
     }
 }
 

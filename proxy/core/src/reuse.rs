@@ -99,7 +99,7 @@ impl ServerIdle {
 /// `timeout` of `Keep-Alive` (RFC 2068 section 19.7.1.1; what servers send since). `None` when absent or not a number.
 #[must_use]
 pub fn announced_idle(fields: &Fields) -> Option<Duration> {
-    fields.list("keep-alive").find_map(|parameter| {
+    fields.list(crate::fields::Known::KeepAlive).find_map(|parameter| {
         let (name, value) = std::str::from_utf8(parameter).ok()?.split_once('=')?;
         let seconds: u64 = name.trim().eq_ignore_ascii_case("timeout").then(|| value.trim().parse().ok())??;
         Some(Duration::from_secs(seconds.min(ANNOUNCED_SECONDS_MAX)))

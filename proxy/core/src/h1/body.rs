@@ -237,7 +237,7 @@ impl BodyDecoder {
         let spans = section::collect(section, headers, |_, _| Ok(())).map_err(|_| BodyFault::TrailerField)?;
         let end = section.len();
         let fields = Fields::from_received(buffer.split_to(end).freeze(), spans);
-        if FORBIDDEN_TRAILERS.iter().any(|name| fields.contains(name)) {
+        if FORBIDDEN_TRAILERS.iter().any(|name| fields.contains(*name)) {
             return Err(BodyFault::TrailerForbidden);
         }
         self.state = State::Ended;

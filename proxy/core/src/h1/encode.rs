@@ -6,8 +6,11 @@
 use bytes::{BufMut, BytesMut};
 
 use super::fault::{BodyFault, HeadFault};
-use crate::fields::{Fields, has_control};
+use crate::fields::{Fields, Known, has_control};
 use crate::message::{BodyFraming, RequestHead, ResponseHead, Version};
+
+/// Room for a small body that follows its head into the same buffer, made at once instead of by growing.
+const BODY_ROOM: usize = 512;
 
 /// Appends a request head, with its empty line, to `out`.
 ///
@@ -22,7 +25,7 @@ pub fn encode_request_head(head: &RequestHead, out: &mut BytesMut) -> Result<(),
         return Err(HeadFault::Target);
     }
     let method = head.method.as_str().as_bytes();
-    out.reserve(method.len() + head.target.len() + 14 + head.fields.wire_len());
+    out.reserve(method.len() + head.target.len() + 14 + head.fields.wire_len_max() + BODY_ROOM);
     out.put_slice(method);
     out.put_u8(b' ');
     out.put_slice(&head.target);
@@ -36,13 +39,11 @@ pub fn encode_request_head(head: &RequestHead, out: &mut BytesMut) -> Result<(),
 /// Appends a response head, with its empty line, to `out`. A reason phrase that could split the message is left out.
 pub fn encode_response_head(head: &ResponseHead, out: &mut BytesMut) {
     let reason: &[u8] = if has_control(&head.reason) { &[] } else { &head.reason };
-    out.reserve(reason.len() + 17 + head.fields.wire_len());
+    out.reserve(reason.len() + 17 + head.fields.wire_len_max() + BODY_ROOM);
     out.put_slice(version(head.version));
     out.put_u8(b' ');
-    for unit in [100, 10, 1] {
-        out.put_u8(b'0' + u8::try_from(head.status / unit % 10).unwrap_or_default());
-    }
-    out.put_u8(b' ');
+    let digit = |unit: u16| b'0' + u8::try_from(head.status / unit % 10).unwrap_or_default();
+    out.put_slice(&[digit(100), digit(10), digit(1), b' ']);
     out.put_slice(reason);
     out.put_slice(b"\r\n");
     encode_fields(&head.fields, out);
@@ -50,12 +51,7 @@ pub fn encode_response_head(head: &ResponseHead, out: &mut BytesMut) {
 
 /// Appends field lines and the empty line after them.
 fn encode_fields(fields: &Fields, out: &mut BytesMut) {
-    for (name, value) in fields.iter() {
-        out.put_slice(name);
-        out.put_slice(b": ");
-        out.put_slice(value);
-        out.put_slice(b"\r\n");
-    }
+    fields.write_lines(out);
     out.put_slice(b"\r\n");
 }
 
@@ -73,23 +69,23 @@ const fn version(version: Version) -> &'static [u8] {
 pub fn declare_framing(fields: &mut Fields, framing: BodyFraming) {
     match framing {
         BodyFraming::Chunked => {
-            fields.remove("content-length");
-            if !fields.get("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case(b"chunked")) {
+            fields.remove(Known::ContentLength);
+            if !fields.get(Known::TransferEncoding).is_some_and(|v| v.eq_ignore_ascii_case(b"chunked")) {
                 fields.set("Transfer-Encoding", "chunked");
             }
         }
         BodyFraming::Length(length) => {
-            fields.remove("transfer-encoding");
-            if fields.get("content-length").map(super::framing::parse_length) != Some(Ok(length)) {
+            fields.remove(Known::TransferEncoding);
+            if fields.get(Known::ContentLength).map(super::framing::parse_length) != Some(Ok(length)) {
                 fields.set("Content-Length", length.to_string());
             }
         }
         BodyFraming::None => {
-            fields.remove("transfer-encoding");
+            fields.remove(Known::TransferEncoding);
         }
         BodyFraming::UntilClose => {
-            fields.remove("transfer-encoding");
-            fields.remove("content-length");
+            fields.remove(Known::TransferEncoding);
+            fields.remove(Known::ContentLength);
         }
     }
 }

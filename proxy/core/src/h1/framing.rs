@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::fault::HeadFault;
-use crate::fields::{is_token, trim_ows};
+use crate::fields::{Known, is_token, trim_ows};
 use crate::message::{Asked, BodyFraming, RequestHead, ResponseHead, Version};
 
 /// What `Transfer-Encoding` said so far, over all its lines.
@@ -28,26 +28,23 @@ pub(crate) struct Notes<'a> {
 
 impl<'a> Notes<'a> {
     /// Takes note of a field of a request. Faults are those of the field alone, or of its repetition.
-    pub(crate) fn note_request(&mut self, name: &[u8], value: &'a [u8]) -> Result<(), HeadFault> {
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => once(&mut self.host, value, HeadFault::HostRepeated),
+    pub(crate) fn note_request(&mut self, name: Option<Known>, value: &'a [u8]) -> Result<(), HeadFault> {
+        match name {
+            Some(Known::Host) => once(&mut self.host, value, HeadFault::HostRepeated),
             // RFC 9110 section 10.1.1 allows 417. Servers that read an unknown expectation differently have been
             // desynchronised by it, and nothing but 100-continue was ever defined.
-            6 if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
-                Err(HeadFault::Expectation)
-            }
+            Some(Known::Expect) if !value.eq_ignore_ascii_case(b"100-continue") => Err(HeadFault::Expectation),
             _ => self.note(name, value),
         }
     }
 
     /// Takes note of a field that frames a message of either kind.
-    pub(crate) fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), HeadFault> {
-        // The length first: most fields are dismissed without comparing a byte.
-        match name.len() {
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
+    pub(crate) fn note(&mut self, name: Option<Known>, value: &[u8]) -> Result<(), HeadFault> {
+        match name {
+            Some(Known::ContentLength) => {
                 once(&mut self.length, parse_length(value)?, HeadFault::ContentLengthRepeated)
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+            Some(Known::TransferEncoding) => {
                 value.split(|b| *b == b',').try_for_each(|coding| self.note_coding(trim_ows(coding)))
             }
             _ => Ok(()),

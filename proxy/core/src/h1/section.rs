@@ -3,7 +3,7 @@
 use httparse::Header;
 
 use super::fault::HeadFault;
-use crate::fields::FieldSpans;
+use crate::fields::{FieldSpans, Known};
 
 /// Turns the tokeniser's fields into spans of `head` and shows each to `note`.
 ///
@@ -12,7 +12,7 @@ use crate::fields::FieldSpans;
 pub(super) fn collect<'a>(
     head: &'a [u8],
     headers: &[Header<'a>],
-    mut note: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), HeadFault>,
+    mut note: impl FnMut(Option<Known>, &'a [u8]) -> Result<(), HeadFault>,
 ) -> Result<FieldSpans, HeadFault> {
     if !head.ends_with(b"\r\n\r\n") {
         return Err(HeadFault::BareLf);
@@ -24,8 +24,9 @@ pub(super) fn collect<'a>(
         if at != 0 && !head.get(..at).is_some_and(|before| before.ends_with(b"\r\n")) {
             return Err(HeadFault::BareLf);
         }
-        note(name, header.value)?;
-        spans.push(head, name, header.value);
+        let known = Known::of(name);
+        note(known, header.value)?;
+        spans.push(head, known, name, header.value);
     }
     Ok(spans)
 }

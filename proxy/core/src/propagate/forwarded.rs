@@ -4,13 +4,14 @@
 //! that trusted proxies appended count, from the right. RFC 7239 `Forwarded` is removed with an untrusted client: two
 //! stories about one origin would let it choose which is believed.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Known, Names};
 
-const FOR: &str = "x-forwarded-for";
-const PROTO: &str = "x-forwarded-proto";
-const HOST: &str = "x-forwarded-host";
+const FOR: Known = Known::ForwardedFor;
+const PROTO: Known = Known::ForwardedProto;
+const HOST: Known = Known::ForwardedHost;
 
 /// The connection a gateway received a request on.
 #[derive(Clone, Copy, Debug)]
@@ -30,21 +31,17 @@ pub struct Edge<'a> {
 pub fn note_origin(fields: &mut Fields, edge: Edge<'_>) -> IpAddr {
     let peer = edge.peer.to_canonical();
     let client = nth_from_right(fields, edge.trusted_hops).unwrap_or(peer);
-    let mut chain = Vec::new();
-    for value in fields.get_all(FOR).filter(|value| !value.is_empty()) {
-        chain.extend_from_slice(value);
-        chain.extend_from_slice(b", ");
-    }
-    chain.extend_from_slice(peer.to_string().as_bytes());
-    fields.set(FOR, chain);
+    add_to_chain(fields, peer);
     let believed = edge.trusted_hops > 0;
     if !believed {
-        fields.remove("forwarded");
+        fields.remove(Known::Forwarded);
     }
     // Servers that make variables of fields take both for one (WSGI, PHP, Rack); no proxy writes them so.
-    fields.retain(|name, _| !is_disguised(name));
+    if fields.may_have(Names::OF_PROXIES) {
+        fields.retain(|name, _| !is_disguised(name));
+    }
     // Of several, readers pick different ones: that is nobody's word.
-    let said_once = |fields: &Fields, name: &str| believed && fields.get_all(name).count() == 1;
+    let said_once = |fields: &Fields, name: Known| believed && fields.get_all(name).count() == 1;
     if !(said_once(fields, PROTO) && is_proto(fields.get(PROTO))) {
         fields.set(PROTO, if edge.tls { "https" } else { "http" });
     }
@@ -58,6 +55,38 @@ pub fn note_origin(fields: &mut Fields, edge: Edge<'_>) -> IpAddr {
     client
 }
 
+fn add_to_chain(fields: &mut Fields, peer: IpAddr) {
+    if !fields.contains(FOR) {
+        return fields.append_with(FOR, |out| push_address(out, peer));
+    }
+    let mut chain = Vec::new();
+    for value in fields.get_all(FOR).filter(|value| !value.is_empty()) {
+        chain.extend_from_slice(value);
+        chain.extend_from_slice(b", ");
+    }
+    push_address(&mut chain, peer);
+    fields.set(FOR, chain);
+}
+
+/// As the formatter writes it; IPv4 without its arithmetic.
+fn push_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                for unit in [100, 10].into_iter().filter(|unit| octet >= *unit) {
+                    out.push(b'0' + octet / unit % 10);
+                }
+                out.push(b'0' + octet % 10);
+            }
+        }
+        // Writing to a vector cannot fail.
+        IpAddr::V6(address) => write!(out, "{address}").unwrap_or_default(),
+    }
+}
+
 /// `x_forwarded_for` and the like.
 fn is_disguised(name: &[u8]) -> bool {
     const FAMILY: &[u8] = b"x-forwarded-";
@@ -67,9 +96,12 @@ fn is_disguised(name: &[u8]) -> bool {
 }
 
 fn nth_from_right(fields: &Fields, n: usize) -> Option<IpAddr> {
+    if n == 0 {
+        return None;
+    }
     let mut addresses: Vec<&[u8]> = fields.list(FOR).collect();
     // What the trusted proxies appended: the outermost of them wrote the client, n from the right.
-    let at = addresses.len().checked_sub(n).filter(|_| n > 0)?;
+    let at = addresses.len().checked_sub(n)?;
     let text = std::str::from_utf8(addresses.swap_remove(at)).ok()?;
     text.parse().ok().map(|address: IpAddr| address.to_canonical())
 }
@@ -88,6 +120,15 @@ mod tests {
         let edge = Edge { peer: "::ffff:10.0.0.9".parse().unwrap(), tls, host: Some(b"shop.example"), trusted_hops };
         assert_eq!(note_origin(&mut fields, edge).to_string(), client, "{input:?}");
         assert_eq!(lines(&fields), expected, "{input:?}");
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_formatter_does() {
+        for address in ["0.0.0.0", "9.10.99.100", "255.199.200.1", "::", "2001:db8::1", "fe80::10.0.0.1"] {
+            let mut out = Vec::new();
+            push_address(&mut out, address.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), address.parse::<IpAddr>().unwrap().to_string());
+        }
     }
 
     #[test]

@@ -5,14 +5,18 @@
 //! identity, authorization, framing, trace or forwarding are ignored and counted, and those fields stay; no sender with
 //! honest intentions nominates them.
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Known, Names};
 use crate::message::{RequestHead, ResponseHead, Version};
 
 /// Most nominations that are heeded; real messages have one or two. A bound, because each is compared with each field.
 const NOMINATIONS_MAX: usize = 64;
 
 /// Hop-by-hop whether nominated or not. `connection`, `te` and `upgrade` are too, and treated on their own.
-const ALWAYS: [&str; 4] = ["proxy-connection", "keep-alive", "transfer-encoding", "http2-settings"];
+const ALWAYS: Names =
+    Names::of(&[Known::ProxyConnection, Known::KeepAlive, Known::TransferEncoding, Known::Http2Settings]);
+
+/// Without any of these there is nothing to do.
+const CONCERNED: Names = ALWAYS.and(Names::of(&[Known::Connection, Known::Te, Known::Upgrade]));
 
 /// Options of `Connection` that name no field to remove, or one that is removed anyway.
 const KNOWN_OPTIONS: [&str; 7] =
@@ -91,12 +95,15 @@ pub struct Stripped {
 /// written: there are servers that compare `Connection: Upgrade` by its case. Read `keeps_alive` and `wants_upgrade`
 /// before.
 pub fn strip_request(head: &mut RequestHead, upgrade: Upgrade) -> Stripped {
+    if !head.fields.may_have(CONCERNED) {
+        return Stripped::default();
+    }
     let trailers = accepts_trailers(&head.fields);
     let stripped = strip(&mut head.fields, upgrade, trailers && head.version != Version::Http2);
     if trailers {
-        say(&mut head.fields, "te", b"trailers");
+        say(&mut head.fields, Known::Te, b"trailers");
     } else {
-        head.fields.remove("te");
+        head.fields.remove(Known::Te);
     }
     stripped
 }
@@ -104,26 +111,33 @@ pub fn strip_request(head: &mut RequestHead, upgrade: Upgrade) -> Stripped {
 /// Removes what a response's sender meant for this hop only. Framing fields go too: the encoder declares its own. Read
 /// `keeps_alive` before.
 pub fn strip_response(head: &mut ResponseHead, upgrade: Upgrade) -> Stripped {
+    if !head.fields.may_have(CONCERNED) {
+        return Stripped::default();
+    }
     let stripped = strip(&mut head.fields, upgrade, false);
-    head.fields.remove("te");
+    head.fields.remove(Known::Te);
     stripped
 }
 
 /// Everything but `te`; `te` says whether that is nominated on.
 fn strip(fields: &mut Fields, upgrade: Upgrade, te: bool) -> Stripped {
     let (nominated, ignored_nominations) = nominations(fields);
-    let options = options(fields, te, upgrade == Upgrade::Keep && fields.contains("upgrade"));
+    let options = options(fields, te, upgrade == Upgrade::Keep && fields.contains(Known::Upgrade));
     let before = fields.len();
-    fields.retain(|name, _| {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        let ends_here = ALWAYS.into_iter().any(is)
-            || (options.is_empty() && is("connection"))
-            || (upgrade == Upgrade::Drop && is("upgrade"));
-        !ends_here && !nominated.iter().any(|n| name.eq_ignore_ascii_case(n))
-    });
+    let mut ending = ALWAYS;
+    if options.is_empty() {
+        ending = ending.and(Names::of(&[Known::Connection]));
+    }
+    if upgrade == Upgrade::Drop {
+        ending = ending.and(Names::of(&[Known::Upgrade]));
+    }
+    fields.remove_all(ending);
+    if !nominated.is_empty() {
+        fields.retain(|name, _| !nominated.iter().any(|n| name.eq_ignore_ascii_case(n)));
+    }
     let removed = before - fields.len();
     if !options.is_empty() {
-        say(fields, "connection", &options);
+        say(fields, Known::Connection, &options);
     }
     Stripped { removed, ignored_nominations }
 }
@@ -132,14 +146,14 @@ fn strip(fields: &mut Fields, upgrade: Upgrade, te: bool) -> Stripped {
 fn options(fields: &Fields, te: bool, upgrade: bool) -> Vec<u8> {
     let mut options = Vec::new();
     for (option, _) in [("te", te), ("upgrade", upgrade)].into_iter().filter(|(_, said)| *said) {
-        let mut written = fields.list("connection").filter(|element| element.eq_ignore_ascii_case(option.as_bytes()));
+        let mut written = fields.list(Known::Connection).filter(|element| element.eq_ignore_ascii_case(option.as_bytes()));
         options.push(written.next().unwrap_or(option.as_bytes()));
     }
     options.join(&b", "[..])
 }
 
 /// Makes one field of this name say this; untouched where it does.
-fn say(fields: &mut Fields, name: &str, value: &[u8]) {
+fn say(fields: &mut Fields, name: Known, value: &[u8]) {
     if fields.get(name) != Some(value) || fields.get_all(name).count() > 1 {
         fields.set(name, value);
     }
@@ -149,7 +163,7 @@ fn say(fields: &mut Fields, name: &str, value: &[u8]) {
 /// there are any.
 fn nominations(fields: &Fields) -> (Vec<Box<[u8]>>, usize) {
     let (mut heeded, mut ignored) = (Vec::new(), 0);
-    for option in fields.list("connection") {
+    for option in fields.list(Known::Connection) {
         if KNOWN_OPTIONS.iter().any(|known| option.eq_ignore_ascii_case(known.as_bytes())) {
             continue;
         }
@@ -169,7 +183,7 @@ fn is_protected(name: &[u8]) -> bool {
 
 /// `te` has the element `trailers`; a weight (`;q=0`) is not defined for it.
 fn accepts_trailers(fields: &Fields) -> bool {
-    fields.has_token("te", "trailers")
+    fields.has_token(Known::Te, "trailers")
 }
 
 #[cfg(test)]

@@ -15,14 +15,7 @@ pub mod peer;
 pub mod request_id;
 pub mod trace;
 
-/// Lower-case hexadecimal digits of `bytes` into the front of `out`; what does not fit is left out.
-fn write_hex(bytes: &[u8], out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
-    for (slot, digit) in out.iter_mut().zip(digits) {
-        *slot = DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0');
-    }
-}
+mod hex;
 
 #[cfg(test)]
 pub(crate) mod testing {

@@ -4,8 +4,9 @@
 //! from every request first, whoever sent it: they state what *this* proxy has verified. Names are compared with `_` as
 //! `-`, because CGI-like servers (WSGI, PHP, Rack) hand both to the application under one name.
 
-use crate::fields::Fields;
+use crate::fields::{Fields, Names};
 use crate::identity::spiffe::SpiffeId;
+use crate::propagate::hex;
 
 /// `x-forwarded-client-cert`, in the notation that Envoy introduced.
 pub const CLIENT_CERT: &str = "x-forwarded-client-cert";
@@ -42,11 +43,16 @@ pub fn set_client_identity(fields: &mut Fields, own: &SpiffeId, peer: Option<Pro
 /// Removes what a message claims of its caller. Also for trailers, which some servers merge into the head (RFC 9110 section
 /// 6.5.1): nothing is ever proven by a trailer.
 pub fn drop_client_identity(fields: &mut Fields) {
-    fields.retain(|name, _| !same_name(name, CLIENT_CERT) && !same_name(name, CLIENT_ID));
+    if fields.may_have(Names::OF_PROXIES) {
+        fields.retain(|name, _| !same_name(name, CLIENT_CERT) && !same_name(name, CLIENT_ID));
+    }
 }
 
 /// Removes `x-weft-*`, `x-envoy-*` and `l5d-*`, which only proxies of the mesh may say; returns how many there were.
 pub fn drop_between_proxies(fields: &mut Fields) -> usize {
+    if !fields.may_have(Names::OF_PROXIES) {
+        return 0;
+    }
     let before = fields.len();
     let claimed = |name: &[u8], prefix: &str| name.get(..prefix.len()).is_some_and(|start| same_name(start, prefix));
     fields.retain(|name, _| !BETWEEN_PROXIES.iter().any(|prefix| claimed(name, prefix)));
@@ -55,8 +61,8 @@ pub fn drop_between_proxies(fields: &mut Fields) -> usize {
 
 /// One element: `By=…;Hash=…;Subject="…";URI=…`. SPIFFE IDs have no character that would need quotes.
 fn client_cert(own: &SpiffeId, peer: ProvenPeer<'_>) -> String {
-    let mut hash = [0; 64];
-    super::write_hex(peer.certificate_sha256, &mut hash);
+    let (words, _) = peer.certificate_sha256.as_chunks();
+    let hash: Vec<u8> = words.iter().flat_map(|word| hex::digits(u64::from_be_bytes(*word))).collect();
     let hash = std::str::from_utf8(&hash).unwrap_or_default();
     let subject = peer.subject.map(|subject| format!("Subject={};", quoted(subject))).unwrap_or_default();
     format!("By={own};Hash={hash};{subject}URI={}", peer.id)

@@ -4,13 +4,14 @@
 //! headers everywhere, so one that is overlong or has odd characters is replaced.
 
 use std::fmt;
+use std::ops::Range;
 
-use super::write_hex;
+use super::hex;
 use crate::entropy::Entropy;
-use crate::fields::Fields;
+use crate::fields::{Fields, Known};
 
 /// Name of the field.
-pub const REQUEST_ID: &str = "x-request-id";
+pub const REQUEST_ID: &str = Known::RequestId.as_str();
 
 /// Longest id that is passed on. A UUID has 36 characters; some systems chain two or add a prefix.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -24,18 +25,27 @@ pub enum Trust {
     Replace,
 }
 
-/// A request's id, held without allocating.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct RequestId {
-    len: u8,
-    bytes: [u8; REQUEST_ID_BYTES_MAX],
+/// A request's id; up to [`INLINE`] bytes are held without allocating.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestId(Held);
+
+/// Room for a UUID, and little more: an id is moved several times.
+const INLINE: usize = 38;
+
+#[derive(Clone, PartialEq, Eq)]
+enum Held {
+    Short { len: u8, bytes: [u8; INLINE] },
+    Long(Box<[u8]>),
 }
 
 impl RequestId {
     /// The id as it is on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
+        let bytes = match &self.0 {
+            Held::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Held::Long(bytes) => bytes,
+        };
         // Only ASCII gets in.
         std::str::from_utf8(bytes).unwrap_or_default()
     }
@@ -45,28 +55,35 @@ impl RequestId {
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         let legal = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
-        if value.is_empty() || !value.iter().all(legal) {
+        if value.is_empty() || value.len() > REQUEST_ID_BYTES_MAX || !value.iter().all(legal) {
             return None;
         }
-        let mut id = Self { len: u8::try_from(value.len()).ok()?, bytes: [0; REQUEST_ID_BYTES_MAX] };
-        id.bytes.get_mut(..value.len())?.copy_from_slice(value);
-        Some(id)
+        let mut bytes = [0; INLINE];
+        let Some(start) = bytes.get_mut(..value.len()) else { return Some(Self(Held::Long(value.into()))) };
+        start.copy_from_slice(value);
+        Some(Self(Held::Short { len: u8::try_from(value.len()).ok()?, bytes }))
     }
 
     /// A fresh one: a random UUID (RFC 9562 section 5.4).
     #[must_use]
     pub fn generate(entropy: &mut impl Entropy) -> Self {
-        let random = u128::from(entropy.next_u64()) << 64 | u128::from(entropy.next_u64());
-        // Version 4 in bits 76 to 79, variant 10 in bits 62 and 63.
-        let uuid = random & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
-        let mut digits = [0; 32];
-        write_hex(&uuid.to_be_bytes(), &mut digits);
-        let mut id = Self { len: 36, bytes: [0; REQUEST_ID_BYTES_MAX] };
-        let mut digits = digits.iter();
-        for (at, slot) in id.bytes.iter_mut().enumerate().take(36) {
-            *slot = if matches!(at, 8 | 13 | 18 | 23) { b'-' } else { *digits.next().unwrap_or(&b'0') };
+        // Version 4 in the last four bits but twelve of the first half, variant 10 in the first two of the second.
+        let first = hex::digits(entropy.next_u64() & !(0xf << 12) | 4 << 12);
+        let second = hex::digits(entropy.next_u64() & !(0b11 << 62) | 0b10 << 62);
+        let mut bytes = *b"________-____-____-____-____________\0\0";
+        for (to, from) in [(0..8, 0..8), (9..13, 8..12), (14..18, 12..16)] {
+            copy(&mut bytes, to, &first, from);
         }
-        id
+        for (to, from) in [(19..23, 0..4), (24..36, 4..16)] {
+            copy(&mut bytes, to, &second, from);
+        }
+        Self(Held::Short { len: 36, bytes })
+    }
+}
+
+fn copy(bytes: &mut [u8; INLINE], to: Range<usize>, digits: &[u8; 16], from: Range<usize>) {
+    if let (Some(to), Some(from)) = (bytes.get_mut(to), digits.get(from)) {
+        to.copy_from_slice(from);
     }
 }
 
@@ -79,13 +96,13 @@ impl fmt::Debug for RequestId {
 /// Makes sure that the request has exactly one good id, and returns it.
 pub fn ensure(fields: &mut Fields, trust: Trust, entropy: &mut impl Entropy) -> RequestId {
     // Of several the first counts.
-    let first = fields.get(REQUEST_ID).filter(|_| trust == Trust::PassOn);
+    let first = fields.get(Known::RequestId).filter(|_| trust == Trust::PassOn);
     let brought = first.and_then(RequestId::parse);
-    if let (Some(id), 1) = (brought, fields.get_all(REQUEST_ID).count()) {
-        return id;
+    if brought.is_some() && fields.get_all(Known::RequestId).count() == 1 {
+        return brought.unwrap_or_else(|| RequestId::generate(entropy));
     }
     let id = brought.unwrap_or_else(|| RequestId::generate(entropy));
-    fields.set(REQUEST_ID, id.as_str());
+    fields.set(Known::RequestId, id.as_str());
     id
 }
 

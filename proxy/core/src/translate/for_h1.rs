@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
+use crate::fields::Known;
 use crate::h1::{HeadFault, declare_framing};
 use crate::message::{BodyFraming, RequestHead, ResponseHead, Version};
 
@@ -19,17 +20,17 @@ pub fn request_for_h1(head: &mut RequestHead, framing: BodyFraming) -> Result<()
     }
     if head.version == Version::Http2 {
         head.scheme = None;
-        if head.fields.remove("te") > 0 {
+        if head.fields.remove(Known::Te) > 0 {
             // Only `trailers` got in; RFC 9110 section 10.1.4 wants the field nominated.
             head.fields.append("te", "trailers");
             head.fields.append("connection", "te");
         }
-        if framing == BodyFraming::None && expects_body(&head.method) && !head.fields.contains("content-length") {
+        if framing == BodyFraming::None && expects_body(&head.method) && !head.fields.contains(Known::ContentLength) {
             // RFC 9110 section 8.6: without it some servers answer 411.
             head.fields.append("content-length", "0");
         }
     }
-    if !head.fields.contains("host") {
+    if !head.fields.contains(Known::Host) {
         let authority = head.authority.clone().ok_or(HeadFault::AuthorityMissing)?;
         head.fields.prepend("host", &authority);
     }

@@ -6,7 +6,7 @@ use http::{Method, Uri};
 
 use super::is_connection_specific;
 use crate::authority::{Authority, default_port};
-use crate::fields::{FieldSpans, Fields, trim_ows};
+use crate::fields::{FieldSpans, Fields, Known, trim_ows};
 use crate::h1::{BodyFault, HeadFault, Limits, Notes, is_forbidden_trailer};
 use crate::message::{Asked, BodyFraming, ParsedRequest, ParsedResponse, RequestHead, ResponseHead, Version};
 
@@ -28,7 +28,7 @@ pub fn request_from_h2(
     let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
     let mut notes = Notes::default();
     let extra = target.len() + authority.map_or(0, <[u8]>::len);
-    note_fields(&parts.headers, extra, limits, |name, value| notes.note_request(name, value))?;
+    note_fields(&parts.headers, extra, limits, |name, value| notes.note_request(Known::of(name), value))?;
     check_authority(authority, notes.host, parts.uri.scheme_str())?;
     let tunnel = parts.method == Method::CONNECT;
     let framing = match notes.request_framing(Version::Http11, &parts.method)? {
@@ -65,7 +65,7 @@ pub fn response_from_h2(
 ) -> Result<ParsedResponse, HeadFault> {
     let status = parts.status.as_u16();
     let mut notes = Notes::default();
-    note_fields(&parts.headers, 0, limits, |name, value| notes.note(name, value))?;
+    note_fields(&parts.headers, 0, limits, |name, value| notes.note(Known::of(name), value))?;
     // RFC 9113 section 8.6: HTTP/2 has no 101, even for a request that once carried an upgrade.
     let asked = Asked { upgrade: false, ..asked };
     let (framing, tunnel) = notes.response_framing(Version::Http11, status, asked)?;
@@ -219,7 +219,7 @@ impl Copy {
             } else {
                 self.push(trim_ows(value.as_bytes()))
             };
-            spans.push_ranges(at, value);
+            spans.push_ranges(&self.buffer, at, value);
         }
         let bytes = Bytes::from(self.buffer);
         (bytes.clone(), Fields::from_received(bytes, spans))

@@ -1,23 +1,18 @@
 //! B3 propagation, <https://github.com/openzipkin/b3-propagation>: one field or several.
 
 use super::{Context, Extracted, Sampling, Span, SpanId, TraceId};
-use crate::fields::Fields;
+use crate::fields::{Fields, Known, Names};
 
-const SINGLE: &str = "b3";
-const TRACE_ID: &str = "x-b3-traceid";
-const SPAN_ID: &str = "x-b3-spanid";
-const PARENT_ID: &str = "x-b3-parentspanid";
-const SAMPLED: &str = "x-b3-sampled";
-const FLAGS: &str = "x-b3-flags";
-const ALL: [&str; 6] = [SINGLE, TRACE_ID, SPAN_ID, PARENT_ID, SAMPLED, FLAGS];
-
-/// Room for `{32}-{16}-{1}-{16}`.
-const SINGLE_BYTES: usize = 68;
-
-/// Removes B3 in both notations.
-pub(super) fn remove(fields: &mut Fields) {
-    fields.retain(|name, _| !ALL.iter().any(|b3| name.eq_ignore_ascii_case(b3.as_bytes())));
-}
+const SINGLE: Known = Known::B3;
+const TRACE_ID: Known = Known::B3TraceId;
+const SPAN_ID: Known = Known::B3SpanId;
+const PARENT_ID: Known = Known::B3ParentSpanId;
+const SAMPLED: Known = Known::B3Sampled;
+const FLAGS: Known = Known::B3Flags;
+/// The several of them.
+const MULTI: Names = Names::of(&[TRACE_ID, SPAN_ID, PARENT_ID, SAMPLED, FLAGS]);
+/// Both notations.
+pub(super) const ALL: Names = MULTI.and(Names::of(&[SINGLE]));
 
 /// `{trace}-{span}[-{0|1|d}[-{parent}]]`, or a decision alone.
 pub(super) fn extract_single(fields: &Fields) -> Extracted {
@@ -49,6 +44,9 @@ fn decision(value: &[u8]) -> Option<Sampling> {
 
 /// `x-b3-traceid` and its siblings.
 pub(super) fn extract_multi(fields: &Fields) -> Extracted {
+    if !fields.may_have(MULTI) {
+        return Extracted::Absent;
+    }
     let debug = fields.get(FLAGS) == Some(b"1");
     let sampling = match fields.get(SAMPLED) {
         _ if debug => Some(Sampling::Debug),
@@ -77,51 +75,47 @@ pub(super) fn extract_multi(fields: &Fields) -> Extracted {
 
 /// `bare`: the decision without ids.
 pub(super) fn write_single(fields: &mut Fields, span: &Span, bare: bool) {
-    let mut value = Vec::with_capacity(SINGLE_BYTES);
-    if !bare {
-        span.trace.push_to(&mut value);
-        value.push(b'-');
-        span.id.push_to(&mut value);
-    }
-    let decision = match span.sampling {
-        Sampling::Defer => None,
-        Sampling::Deny => Some(b'0'),
-        Sampling::Accept => Some(b'1'),
-        Sampling::Debug => Some(b'd'),
-    };
-    if let Some(decision) = decision {
+    fields.append_with(SINGLE, |value| {
         if !bare {
+            span.trace.push_to(value);
             value.push(b'-');
+            span.id.push_to(value);
         }
-        value.push(decision);
-        // Without a decision there is no place for the parent.
-        if let Some(parent) = span.parent {
-            value.push(b'-');
-            parent.push_to(&mut value);
+        let decision = match span.sampling {
+            Sampling::Defer => None,
+            Sampling::Deny => Some(b'0'),
+            Sampling::Accept => Some(b'1'),
+            Sampling::Debug => Some(b'd'),
+        };
+        if let Some(decision) = decision {
+            if !bare {
+                value.push(b'-');
+            }
+            value.push(decision);
+            // Without a decision there is no place for the parent.
+            if let Some(parent) = span.parent {
+                value.push(b'-');
+                parent.push_to(value);
+            }
         }
-    }
-    fields.append(SINGLE, value);
+    });
 }
 
 /// `bare`: the decision without ids.
 pub(super) fn write_multi(fields: &mut Fields, span: &Span, bare: bool) {
-    let mut digits = Vec::with_capacity(32);
     if !bare {
-        span.trace.push_to(&mut digits);
-        fields.append(TRACE_ID, &digits);
-        for (name, id) in [(SPAN_ID, Some(span.id)), (PARENT_ID, span.parent)] {
-            if let Some(id) = id {
-                digits.clear();
-                id.push_to(&mut digits);
-                fields.append(name, &digits);
-            }
+        fields.append_with(TRACE_ID, |out| span.trace.push_to(out));
+        fields.append_with(SPAN_ID, |out| span.id.push_to(out));
+        if let Some(parent) = span.parent {
+            fields.append_with(PARENT_ID, |out| parent.push_to(out));
         }
     }
-    match span.sampling {
-        Sampling::Defer => {}
-        Sampling::Deny => fields.append(SAMPLED, "0"),
-        Sampling::Accept => fields.append(SAMPLED, "1"),
+    let (name, value) = match span.sampling {
+        Sampling::Defer => return,
+        Sampling::Deny => (SAMPLED, b'0'),
+        Sampling::Accept => (SAMPLED, b'1'),
         // Debug implies sampled, which is not sent beside it.
-        Sampling::Debug => fields.append(FLAGS, "1"),
-    }
+        Sampling::Debug => (FLAGS, b'1'),
+    };
+    fields.append_with(name, |out| out.push(value));
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::entropy::Entropy;
+use crate::propagate::hex;
 
 /// Id of a trace: 64 or 128 bits, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +21,7 @@ impl TraceId {
             32 => true,
             _ => return None,
         };
-        Some(Self { number: parse_hex(text)?, wide })
+        Some(Self { number: number(text)?, wide })
     }
 
     /// A fresh one of 128 bits.
@@ -38,19 +39,31 @@ impl TraceId {
 
     /// Appends the digits at the id's own width, as B3 wants them.
     pub fn push_to(self, out: &mut Vec<u8>) {
-        push_hex(&self.number.to_be_bytes(), if self.wide { 0 } else { 8 }, out);
+        out.extend_from_slice(self.own_width(&self.digits()));
     }
 
     /// 32 digits, padded with zeros on the left, as W3C wants them.
     pub(super) fn push_padded_to(self, out: &mut Vec<u8>) {
-        push_hex(&self.number.to_be_bytes(), 0, out);
+        out.extend_from_slice(&self.digits());
+    }
+
+    fn digits(self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        let (high, low) = digits.split_at_mut(16);
+        high.copy_from_slice(&hex::digits(half(self.number >> 64)));
+        low.copy_from_slice(&hex::digits(half(self.number)));
+        digits
+    }
+
+    fn own_width(self, digits: &[u8; 32]) -> &[u8] {
+        if self.wide { digits } else { digits.split_at(16).1 }
     }
 }
 
 /// The digits at the id's own width.
 impl fmt::Display for TraceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show_hex(&self.number.to_be_bytes(), if self.wide { 0 } else { 8 }, f)
+        show(self.own_width(&self.digits()), f)
     }
 }
 
@@ -62,8 +75,7 @@ impl SpanId {
     /// From 16 lower-case hexadecimal digits, not all zero.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let number = (text.len() == 16).then(|| parse_hex(text))??;
-        u64::try_from(number).ok().map(Self)
+        hex::number(text.try_into().ok()?).filter(|number| *number != 0).map(Self)
     }
 
     /// A fresh one.
@@ -74,43 +86,33 @@ impl SpanId {
 
     /// Appends the 16 digits.
     pub fn push_to(self, out: &mut Vec<u8>) {
-        push_hex(&self.0.to_be_bytes(), 0, out);
+        out.extend_from_slice(&hex::digits(self.0));
     }
 }
 
 /// 16 digits.
 impl fmt::Display for SpanId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        show_hex(&self.0.to_be_bytes(), 0, f)
+        show(&hex::digits(self.0), f)
     }
 }
 
-/// Lower-case digits only; zero is no id.
-fn parse_hex(text: &[u8]) -> Option<u128> {
-    let digit = |b: &u8| match b {
-        b'0'..=b'9' => Some(u128::from(b - b'0')),
-        b'a'..=b'f' => Some(u128::from(b - b'a' + 10)),
-        _ => None,
-    };
-    let number = text.iter().try_fold(0_u128, |number, b| Some((number << 4) | digit(b)?))?;
+/// Of 16 or 32 lower-case digits; zero is no id.
+fn number(text: &[u8]) -> Option<u128> {
+    let mut number = 0;
+    let (halves, _) = text.as_chunks();
+    for half in halves {
+        number = number << 64 | u128::from(hex::number(half)?);
+    }
     (number != 0).then_some(number)
 }
 
-fn push_hex(bytes: &[u8], skip: usize, out: &mut Vec<u8>) {
-    let (digits, len) = hex(bytes, skip);
-    out.extend_from_slice(digits.get(..len).unwrap_or_default());
+/// The lower 64 bits.
+fn half(number: u128) -> u64 {
+    u64::try_from(number & u128::from(u64::MAX)).unwrap_or_default()
 }
 
-/// Without the formatter's arithmetic: ids are written several times for each request.
-fn show_hex(bytes: &[u8], skip: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let (digits, len) = hex(bytes, skip);
-    f.write_str(digits.get(..len).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default())
-}
-
-/// Digits of up to 16 bytes from `skip` on, and how many there are.
-fn hex(bytes: &[u8], skip: usize) -> ([u8; 32], usize) {
-    let bytes = bytes.get(skip..).unwrap_or_default();
-    let mut digits = [0; 32];
-    crate::propagate::write_hex(bytes, &mut digits);
-    (digits, bytes.len() * 2)
+/// Without the formatter's arithmetic.
+fn show(digits: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(std::str::from_utf8(digits).unwrap_or_default())
 }

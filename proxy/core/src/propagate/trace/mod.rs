@@ -14,7 +14,7 @@ mod w3c;
 pub use ids::{SpanId, TraceId};
 
 use crate::entropy::Entropy;
-use crate::fields::Fields;
+use crate::fields::{Fields, Known, Names};
 
 /// The root's decision whether a trace is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,9 @@ enum Extracted {
     Context(Context),
 }
 
+/// The fields that hold a context.
+const ALL: Names = b3::ALL.and(Names::of(&[Known::TraceParent]));
+
 /// Reads the caller's context, replaces it by this hop's and returns this hop's span.
 ///
 /// The first of `b3`, `x-b3-*` and `traceparent` that is there counts, and the first line of a repeated field. `root` is
@@ -120,7 +123,7 @@ pub fn propagate(fields: &mut Fields, root: Sampling, entropy: &mut impl Entropy
         Formats { b3_single: came(single), b3_multi: came(multi) || started_here, w3c: came(w3c) || started_here };
     if !same_trace(w3c, span.trace) {
         // It belongs to the trace that `traceparent` named, which is not this one.
-        fields.remove("tracestate");
+        fields.remove(Known::TraceState);
     }
     let flags = if let Extracted::Context(context) = w3c { context.w3c_flags } else { 0 };
     write(fields, &span, formats, (root, flags));
@@ -131,8 +134,7 @@ pub fn propagate(fields: &mut Fields, root: Sampling, entropy: &mut impl Entropy
 /// nobody will record.
 fn write(fields: &mut Fields, span: &Span, formats: Formats, (root, w3c_flags): (Sampling, u8)) {
     let bare = span.start == Start::DecisionOnly && span.sampling == Sampling::Deny;
-    b3::remove(fields);
-    fields.remove(w3c::TRACEPARENT);
+    fields.remove_all(ALL);
     if formats.b3_single {
         b3::write_single(fields, span, bare);
     }

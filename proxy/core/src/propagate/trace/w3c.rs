@@ -2,9 +2,7 @@
 //! tracers and passes unmodified.
 
 use super::{Context, Extracted, Sampling, Span, SpanId, TraceId};
-use crate::fields::Fields;
-
-pub(super) const TRACEPARENT: &str = "traceparent";
+use crate::fields::{Fields, Known};
 
 const SAMPLED: u8 = 1;
 /// Level 2: the trace id is random. Passed on with the id it speaks of.
@@ -14,7 +12,7 @@ const LEN: usize = 55;
 
 /// An unknown version is read as far as version 00 goes (section 3.2.4).
 pub(super) fn extract(fields: &Fields) -> Extracted {
-    let Some(value) = fields.get(TRACEPARENT) else { return Extracted::Absent };
+    let Some(value) = fields.get(Known::TraceParent) else { return Extracted::Absent };
     context(value).map_or(Extracted::Malformed, Extracted::Context)
 }
 
@@ -53,12 +51,11 @@ pub(super) fn write(fields: &mut Fields, span: &Span, root: Sampling, flags: u8)
         Sampling::Accept | Sampling::Debug => SAMPLED,
         Sampling::Deny | Sampling::Defer => 0,
     };
-    let mut value = Vec::with_capacity(LEN);
-    value.extend_from_slice(b"00-");
-    span.trace.push_padded_to(&mut value);
-    value.push(b'-');
-    span.id.push_to(&mut value);
-    value.extend_from_slice(b"-0");
-    value.push(b'0' + (sampled | (flags & RANDOM)));
-    fields.append(TRACEPARENT, value);
+    fields.append_with(Known::TraceParent, |out| {
+        out.extend_from_slice(b"00-");
+        span.trace.push_padded_to(out);
+        out.push(b'-');
+        span.id.push_to(out);
+        out.extend_from_slice(&[b'-', b'0', b'0' + (sampled | (flags & RANDOM))]);
+    });
 }
