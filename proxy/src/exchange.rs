@@ -16,6 +16,7 @@ use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::message::{RequestHead, Version};
 use weft_core::model::ServiceKey;
+use weft_core::propagate::peer::{Introduction, ProvenPeer};
 use weft_core::propagate::request_id::RequestId;
 use weft_core::propagate::trace::Span;
 use weft_core::share::Caller;
@@ -42,6 +43,7 @@ pub struct Connection {
     /// The same for what callers share: a proven identity, or else an address.
     pub caller: Rc<Caller>,
     own: OnceCell<SpiffeId>,
+    introduction: OnceCell<Introduction>,
     /// Turns on when it is to finish.
     pub drain: DrainSignal,
 }
@@ -51,7 +53,8 @@ impl Connection {
     #[must_use]
     pub fn open(worker: &Worker, downstream: SocketAddr, direction: Direction, drain: DrainSignal) -> Self {
         let (opened, caller) = (worker.now(), Rc::new(Caller::stranger(downstream.ip())));
-        let connection = Self { direction, opened, downstream, peer: None, caller, own: OnceCell::new(), drain };
+        let (own, introduction) = (OnceCell::new(), OnceCell::new());
+        let connection = Self { direction, opened, downstream, peer: None, caller, own, introduction, drain };
         connection.own(worker);
         connection
     }
@@ -61,7 +64,8 @@ impl Connection {
     pub fn proven(&self, worker: &Worker, peer: MeshPeer) -> Self {
         let (direction, opened, downstream, drain) = (self.direction, self.opened, self.downstream, self.drain.clone());
         let caller = Rc::new(Caller::Proven(peer.id.clone()));
-        let proven = Self { direction, opened, downstream, peer: Some(peer), caller, own: OnceCell::new(), drain };
+        let (own, introduction) = (OnceCell::new(), OnceCell::new());
+        let proven = Self { direction, opened, downstream, peer: Some(peer), caller, own, introduction, drain };
         proven.own(worker);
         proven
     }
@@ -72,6 +76,13 @@ impl Connection {
             Some(own) => Some(own),
             None => worker.connector.identity().map(|identity| self.own.get_or_init(|| identity.id.clone())),
         }
+    }
+
+    /// What the application is told of a caller who has proven who it is.
+    pub fn introduction(&self, worker: &Worker) -> Option<&Introduction> {
+        let (own, peer) = (self.own(worker)?, self.peer.as_ref()?);
+        let proven = ProvenPeer { id: &peer.id, certificate_sha256: &peer.leaf_sha256, subject: None };
+        Some(self.introduction.get_or_init(|| Introduction::of(proven, own)))
     }
 }
 

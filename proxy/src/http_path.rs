@@ -8,11 +8,12 @@ use std::rc::Rc;
 use http::Method;
 use weft_core::authority::Authority;
 use weft_core::fault::FaultKind;
+use weft_core::fields::{Fields, Known};
 use weft_core::message::{RequestHead, ResponseHead, Version};
 use weft_core::propagate::forwarded::{Edge, note_origin};
 use weft_core::propagate::hop_by_hop::{Upgrade, strip_request, strip_response};
-use weft_core::propagate::peer::{ProvenPeer, drop_between_proxies, drop_client_identity, set_client_identity};
-use weft_core::propagate::request_id::{REQUEST_ID, RequestId, Trust, ensure};
+use weft_core::propagate::peer::{drop_between_proxies, drop_client_identity, set_client_identity};
+use weft_core::propagate::request_id::{RequestId, Trust, ensure};
 use weft_core::propagate::trace::{Sampling, Span, propagate};
 
 use crate::entropy::ThreadEntropy;
@@ -116,19 +117,11 @@ impl HttpPath {
         (id, span)
     }
 
-    fn say_who_called(&self, fields: &mut weft_core::fields::Fields) {
-        let peer = self.connection.peer.as_ref();
-        if peer.is_none() {
+    fn say_who_called(&self, fields: &mut Fields) {
+        if self.connection.peer.is_none() {
             drop_between_proxies(fields);
         }
-        match self.connection.own(&self.worker) {
-            Some(own) => {
-                let proven =
-                    peer.map(|peer| ProvenPeer { id: &peer.id, certificate_sha256: &peer.leaf_sha256, subject: None });
-                set_client_identity(fields, own, proven);
-            }
-            None => drop_client_identity(fields),
-        }
+        set_client_identity(fields, self.connection.introduction(&self.worker));
     }
 
     fn edge<'a>(&self, host: Option<&'a [u8]>) -> Edge<'a> {
@@ -159,7 +152,7 @@ impl Handler for HttpPath {
         if self.connection.direction == Direction::Gateway
             && let Some((id, _)) = &exchange.ids
         {
-            response.head.fields.set(REQUEST_ID, id.as_str());
+            response.head.fields.set(Known::RequestId, id.as_bytes());
         }
         if !response.refused {
             exchange.status = Some(response.head.status);
@@ -201,9 +194,9 @@ impl Handler for HttpPath {
 /// Where the tunnel is refused they would be read as the next request; servers that know this close, and so it is passed
 /// on instead of ending at this hop.
 fn end_connection(head: &mut ResponseHead) {
-    head.fields.set("connection", "close");
+    head.fields.set(Known::Connection, "close");
 }
 
 fn grpc_status(head: &ResponseHead) -> Option<u16> {
-    head.fields.get_str("grpc-status")?.parse().ok()
+    head.fields.get_str(Known::GrpcStatus)?.parse().ok()
 }

@@ -11,7 +11,7 @@ use weft_core::propagate::forwarded::{Edge, note_origin};
 use weft_core::propagate::hop_by_hop::{Upgrade, strip_request};
 use weft_core::propagate::own;
 use weft_core::propagate::peer::{
-    CLIENT_CERT, CLIENT_ID, ProvenPeer, drop_between_proxies, drop_client_identity, set_client_identity,
+    CLIENT_CERT, CLIENT_ID, Introduction, ProvenPeer, drop_between_proxies, drop_client_identity, set_client_identity,
 };
 use weft_core::propagate::request_id::{REQUEST_ID, REQUEST_ID_BYTES_MAX, Trust, ensure};
 use weft_core::propagate::trace::{Sampling, Start, propagate};
@@ -72,10 +72,10 @@ fn hop_by_hop(received: &RequestHead, head: &mut RequestHead) {
 fn inbound(fields: &mut Fields, subject: Option<&str>) {
     let id = |account: &str| SpiffeId::parse(&format!("spiffe://cluster.local/ns/shop/sa/{account}")).unwrap();
     let (me, caller) = (id("cart"), id("web"));
-    set_client_identity(fields, &me, None);
+    set_client_identity(fields, None);
     assert!(nobody_claims(fields), "{fields:?}");
     let peer = ProvenPeer { id: &caller, certificate_sha256: &[7; 32], subject };
-    set_client_identity(fields, &me, Some(peer));
+    set_client_identity(fields, Some(&Introduction::of(peer, &me)));
     assert_eq!((count(fields, CLIENT_CERT), count(fields, CLIENT_ID)), (1, 1));
     assert_eq!(fields.get_str(CLIENT_ID), Some(caller.to_string().as_str()), "identity is what was proven");
     assert!(fields.get_str(CLIENT_CERT).is_some_and(|cert| cert.ends_with(&format!("URI={caller}"))));

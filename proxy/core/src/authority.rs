@@ -100,8 +100,7 @@ fn is_reg_name(host: &[u8]) -> bool {
             b'%' => {
                 matches!((bytes.next(), bytes.next()), (Some(a), Some(b)) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
             }
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'=' => true,
-            other => other.is_ascii_alphanumeric(),
+            other => is_reg_name_byte(*other),
         };
         if !fine {
             return false;
@@ -109,6 +108,27 @@ fn is_reg_name(host: &[u8]) -> bool {
     }
     !host.is_empty()
 }
+
+#[allow(clippy::indexing_slicing, reason = "a byte is an index into 256 entries")]
+const fn is_reg_name_byte(byte: u8) -> bool {
+    REG_NAME[byte as usize]
+}
+
+/// Looked up, since every byte of every `Host` is asked about.
+#[allow(clippy::indexing_slicing, reason = "half of 256; evaluated by the compiler")]
+const REG_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
+            );
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

@@ -27,7 +27,7 @@ const ADDED: u32 = 1 << 31;
 /// Fields that a proxy adds at most to an ordinary message (ids, trace context, origin), and the bytes of their names and
 /// values: room made at once instead of by growing.
 const ADDED_FIELDS: usize = 12;
-const ADDED_BYTES: usize = 512;
+const ADDED_BYTES: usize = 768;
 
 /// Half-open range of bytes in one of the two buffers of a [`Fields`].
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +77,8 @@ impl FieldSpans {
         let Some(value_at) = value_at else { return };
         let (name_end, value_end) = (name_at + name.len(), value_at + value.len());
         let line = value_at == name_end + COLON.len()
-            && buffer.get(name_end..value_at) == Some(COLON)
-            && buffer.get(value_end..value_end + CRLF.len()) == Some(CRLF);
+            && matches!(buffer.get(name_end..value_at), Some([b':', b' ']))
+            && matches!(buffer.get(value_end..value_end + CRLF.len()), Some([b'\r', b'\n']));
         self.add(known, name, (name_at..name_end, value_at..value_end), line);
     }
 
@@ -225,6 +225,7 @@ impl Fields {
     }
 
     /// Whether a field may have one of these names. False is certain; true is not, after fields were removed.
+    #[inline]
     pub(crate) const fn may_have(&self, names: Names) -> bool {
         self.names.meets(names)
     }
@@ -250,6 +251,19 @@ impl Fields {
         }
     }
 
+    /// As [`Self::set`], for a value as [`Self::append_with`] wants it.
+    pub(crate) fn set_with(&mut self, name: Known, write: impl FnOnce(&mut Vec<u8>)) {
+        let wanted = Wanted::from(name);
+        match self.candidates(wanted).iter().position(|e| self.is_named(e, wanted)) {
+            None => self.append_with(name, write),
+            Some(first) => {
+                if let Some(value) = self.store_with(write) {
+                    self.replace(first, wanted, value);
+                }
+            }
+        }
+    }
+
     /// As [`Self::append`], but puts the field first. RFC 9110 section 7.2 wants `Host` there.
     pub fn prepend(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let name = name.as_ref();
@@ -268,16 +282,9 @@ impl Fields {
             }
             return;
         };
-        let Some(value) = self.store_value(value) else { return };
-        if let Some(entry) = self.entries.get_mut(first) {
-            (entry.value, entry.line) = (value, false);
+        if let Some(value) = self.store_value(value) {
+            self.replace(first, name, value);
         }
-        let mut index = 0;
-        self.retain(|n, _| {
-            let keep = index == first || !n.eq_ignore_ascii_case(name.text.as_bytes());
-            index += 1;
-            keep
-        });
     }
 
     /// Removes every field with this name and says how many there were.
@@ -305,11 +312,25 @@ impl Fields {
         self.entries.retain(|e| keep(resolve(received, added, e.name), resolve(received, added, e.value)));
     }
 
+    /// Gives the entry at `first` another value and drops the others of its name.
+    fn replace(&mut self, first: usize, name: Wanted<'_>, value: Span) {
+        if let Some(entry) = self.entries.get_mut(first) {
+            (entry.value, entry.line) = (value, false);
+        }
+        let mut index = 0;
+        self.retain(|n, _| {
+            let keep = index == first || !n.eq_ignore_ascii_case(name.text.as_bytes());
+            index += 1;
+            keep
+        });
+    }
+
     fn first(&self, name: Wanted<'_>) -> Option<&Entry> {
         self.candidates(name).iter().find(|e| self.is_named(e, name))
     }
 
     /// The entries, or none where none can have this name.
+    #[inline]
     fn candidates(&self, name: Wanted<'_>) -> &[Entry] {
         match name.known {
             Some(known) if !self.names.meets(Names::of(&[known])) => &[],
@@ -317,6 +338,7 @@ impl Fields {
         }
     }
 
+    #[inline]
     fn is_named(&self, entry: &Entry, name: Wanted<'_>) -> bool {
         match name.known {
             Some(known) => entry.known == Some(known),

@@ -88,11 +88,31 @@ impl Known {
             (17, b'x') => &[Self::ForwardedProto, Self::B3ParentSpanId],
             _ => return None,
         };
-        candidates.iter().copied().find(|known| name.eq_ignore_ascii_case(known.as_str().as_bytes()))
+        candidates.iter().copied().find(|known| same(name, known.as_str().as_bytes()))
+    }
+}
+
+/// Whether two names of one length are the same but for the case of letters; `lower` has none in upper case. Eight bytes
+/// at a time, the last ones perhaps twice.
+fn same(name: &[u8], lower: &[u8]) -> bool {
+    // Only letters have the seventh bit there, and only they may differ in the sixth.
+    const SIXTH: u64 = 0x2020_2020_2020_2020;
+    let alike = |(a, b): (&[u8; 8], &[u8; 8])| {
+        let (a, b) = (u64::from_ne_bytes(*a), u64::from_ne_bytes(*b));
+        (a ^ b) & !((b >> 1) & SIXTH) == 0
+    };
+    match (name.last_chunk(), lower.last_chunk()) {
+        (Some(a), Some(b)) => {
+            name.len() == lower.len()
+                && alike((a, b))
+                && name.as_chunks().0.iter().zip(lower.as_chunks().0).all(alike)
+        }
+        _ => name.eq_ignore_ascii_case(lower),
     }
 }
 
 impl AsRef<[u8]> for Known {
+    #[inline]
     fn as_ref(&self) -> &[u8] {
         self.as_str().as_bytes()
     }
@@ -106,6 +126,7 @@ pub struct Wanted<'a> {
 }
 
 impl From<Known> for Wanted<'_> {
+    #[inline]
     fn from(known: Known) -> Self {
         Self { known: Some(known), text: known.as_str() }
     }
@@ -145,6 +166,7 @@ impl Names {
     }
 
     /// Adds a name, of which it is told whether it is known.
+    #[inline]
     pub(super) fn add(&mut self, known: Option<Known>, name: &[u8]) {
         self.0 |= match known {
             Some(known) => 1 << known as u8,
@@ -185,6 +207,13 @@ mod tests {
             assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), Some(*known), "{name}");
             assert_eq!(name, name.to_ascii_lowercase());
             assert_eq!(Known::of(format!("{name}x").as_bytes()), None, "{name}");
+            // Any other byte anywhere makes another name.
+            for (at, byte) in (0..name.len()).flat_map(|at| (0..=255).map(move |byte| (at, byte))) {
+                let mut other = name.as_bytes().to_vec();
+                other[at] = byte;
+                let found = Known::of(&other).is_some_and(|found| found == *known);
+                assert_eq!(found, other.eq_ignore_ascii_case(name.as_bytes()), "{name} with {byte} at {at}");
+            }
             assert_eq!(Known::of(name.replace('-', "_").as_bytes()).is_some(), !name.contains('-'), "{name}");
         }
         assert_eq!(Known::of(b""), None);

@@ -1,4 +1,8 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::h1::{Limits, ResponseParser};
+use crate::message::Asked;
 
 fn list(pairs: &[(&str, &str)]) -> Fields {
     pairs.iter().copied().collect()
@@ -122,6 +126,42 @@ fn equality_is_about_what_is_written() {
     assert_ne!(list(&[("a", "1")]), list(&[("A", "1")]), "case of names");
     assert_ne!(list(&[("a", "1"), ("b", "2")]), list(&[("b", "2"), ("a", "1")]), "order");
     assert_ne!(list(&[("a", "1")]), list(&[("a", "1"), ("a", "1")]), "count");
+}
+
+/// What [`Fields::write_lines`] must write, field by field.
+fn one_by_one(fields: &Fields) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| [name, b": ", value, b"\r\n"].concat()).collect()
+}
+
+proptest! {
+    /// However fields were received and edited: what is written in runs is what is there.
+    #[test]
+    fn lines_are_those_of_the_fields(
+        received in prop::collection::vec(("[ab]|host|te", ":|: |:  |:\t", "|x|y z", "| |\t"), 0..6),
+        edits in prop::collection::vec((0_u8..6, "[ab]|x-b3-sampled|te|Host", "|1|2 3"), 0..8),
+    ) {
+        let text: String = received.iter().map(|(name, gap, value, end)| format!("{name}{gap}{value}{end}\r\n")).collect();
+        let mut head = BytesMut::from(format!("HTTP/1.1 200 OK\r\n{text}\r\n").as_bytes());
+        let asked = Asked { head: false, connect: false, upgrade: false };
+        let mut fields = ResponseParser::new(Limits::default()).parse(&mut head, asked).unwrap().unwrap().head.fields;
+        for (edit, name, value) in &edits {
+            match edit {
+                0 => fields.append(name, value),
+                1 => fields.prepend(name, value),
+                2 => fields.set(name, value),
+                3 => drop(fields.remove(name)),
+                4 => fields.set_with(Known::B3Sampled, |out| out.push(b'1')),
+                _ => fields.append_with(Known::TraceParent, |out| out.extend_from_slice(b"00-1")),
+            }
+            let known = Known::of(name.as_bytes());
+            prop_assert_eq!(fields.contains(name), fields.iter().any(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())));
+            prop_assert!(known.is_none_or(|known| fields.get(known) == fields.get(name)));
+        }
+        let mut written = BytesMut::new();
+        fields.write_lines(&mut written);
+        prop_assert_eq!(&written[..], one_by_one(&fields));
+        prop_assert!(fields.wire_len() == written.len() && written.len() <= fields.wire_len_max());
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub fn note_origin(fields: &mut Fields, edge: Edge<'_>) -> IpAddr {
     // Of several, readers pick different ones: that is nobody's word.
     let said_once = |fields: &Fields, name: Known| believed && fields.get_all(name).count() == 1;
     if !(said_once(fields, PROTO) && is_proto(fields.get(PROTO))) {
-        fields.set(PROTO, if edge.tls { "https" } else { "http" });
+        fields.set_with(PROTO, |out| out.extend_from_slice(if edge.tls { &b"https"[..] } else { b"http" }));
     }
     match edge.host {
         _ if said_once(fields, HOST) => {}

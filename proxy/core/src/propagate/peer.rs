@@ -28,15 +28,29 @@ pub struct ProvenPeer<'a> {
     pub subject: Option<&'a str>,
 }
 
-/// Replaces what the request claims of its caller by what is proven: the peer's identity, or nothing. `own` is the
-/// identity that the peer reached.
+/// What the application is told of a caller, made once for all requests of a connection.
+#[derive(Debug)]
+pub struct Introduction {
+    client_cert: Box<str>,
+    client_id: Box<str>,
+}
+
+impl Introduction {
+    /// Of a peer who reached the identity `own`.
+    #[must_use]
+    pub fn of(peer: ProvenPeer<'_>, own: &SpiffeId) -> Self {
+        Self { client_cert: client_cert(own, peer).into(), client_id: peer.id.to_string().into() }
+    }
+}
+
+/// Replaces what the request claims of its caller by what is proven: the peer's identity, or nothing.
 ///
 /// For a plaintext caller, and at a gateway, call [`drop_between_proxies`] too.
-pub fn set_client_identity(fields: &mut Fields, own: &SpiffeId, peer: Option<ProvenPeer<'_>>) {
+pub fn set_client_identity(fields: &mut Fields, caller: Option<&Introduction>) {
     drop_client_identity(fields);
-    if let Some(peer) = peer {
-        fields.append(CLIENT_CERT, client_cert(own, peer));
-        fields.append(CLIENT_ID, peer.id.to_string());
+    if let Some(caller) = caller {
+        fields.append(CLIENT_CERT, &*caller.client_cert);
+        fields.append(CLIENT_ID, &*caller.client_id);
     }
 }
 
@@ -108,19 +122,19 @@ mod tests {
             "a: b",
         ];
         let mut plaintext = fields(&claims);
-        set_client_identity(&mut plaintext, &own, None);
+        set_client_identity(&mut plaintext, None);
         assert_eq!(lines(&plaintext), ["a: b"]);
 
         let mut proven = fields(&claims);
         let mut peer = ProvenPeer { id: &caller, certificate_sha256: &[0xab; 32], subject: None };
-        set_client_identity(&mut proven, &own, Some(peer));
+        set_client_identity(&mut proven, Some(&Introduction::of(peer, &own)));
         let (by, uri, hash) =
             ("By=spiffe://cluster.local/ns/shop/sa/cart", "URI=spiffe://cluster.local/ns/shop/sa/web", "ab".repeat(32));
         let element = format!("x-forwarded-client-cert: {by};Hash={hash};{uri}");
         assert_eq!(lines(&proven), ["a: b", &element, "x-weft-client-id: spiffe://cluster.local/ns/shop/sa/web"]);
 
         peer.subject = Some("CN=a\"b\\c\n,O=d;e");
-        set_client_identity(&mut proven, &own, Some(peer));
+        set_client_identity(&mut proven, Some(&Introduction::of(peer, &own)));
         let element = format!("{by};Hash={hash};Subject=\"CN=a\\\"b\\\\c ,O=d;e\";{uri}");
         assert_eq!(proven.get_str(CLIENT_CERT), Some(element.as_str()));
         assert_eq!(proven.len(), 3);

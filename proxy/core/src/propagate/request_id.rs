@@ -42,20 +42,24 @@ impl RequestId {
     /// The id as it is on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        let bytes = match &self.0 {
+        // Only ASCII gets in.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The same, without a look at each of its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
             Held::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
             Held::Long(bytes) => bytes,
-        };
-        // Only ASCII gets in.
-        std::str::from_utf8(bytes).unwrap_or_default()
+        }
     }
 
     /// `None` when empty, longer than [`REQUEST_ID_BYTES_MAX`], or of other characters than letters, digits and
     /// `-_.:/+=@~`, those that UUIDs, Base64 and the usual trace notations consist of.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let legal = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(b);
-        if value.is_empty() || value.len() > REQUEST_ID_BYTES_MAX || !value.iter().all(legal) {
+        if value.is_empty() || value.len() > REQUEST_ID_BYTES_MAX || !value.iter().all(|b| is_legal(*b)) {
             return None;
         }
         let mut bytes = [0; INLINE];
@@ -81,6 +85,24 @@ impl RequestId {
     }
 }
 
+#[allow(clippy::indexing_slicing, reason = "a byte is an index into 256 entries")]
+const fn is_legal(byte: u8) -> bool {
+    LEGAL[byte as usize]
+}
+
+#[allow(clippy::indexing_slicing, reason = "half of 256; evaluated by the compiler")]
+const LEGAL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=' | b'@' | b'~');
+        byte += 1;
+    }
+    table
+};
+
+#[inline]
 fn copy(bytes: &mut [u8; INLINE], to: Range<usize>, digits: &[u8; 16], from: Range<usize>) {
     if let (Some(to), Some(from)) = (bytes.get_mut(to), digits.get(from)) {
         to.copy_from_slice(from);
@@ -102,7 +124,7 @@ pub fn ensure(fields: &mut Fields, trust: Trust, entropy: &mut impl Entropy) -> 
         return brought.unwrap_or_else(|| RequestId::generate(entropy));
     }
     let id = brought.unwrap_or_else(|| RequestId::generate(entropy));
-    fields.set(Known::RequestId, id.as_str());
+    fields.set_with(Known::RequestId, |out| out.extend_from_slice(id.as_bytes()));
     id
 }
 
