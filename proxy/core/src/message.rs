@@ -273,7 +273,9 @@ fn keeps_alive(version: Version, fields: &Fields) -> bool {
     match version {
         Version::Http2 => true,
         Version::Http11 => !fields.has_token(Known::Connection, "close"),
-        Version::Http10 => fields.has_token(Known::Connection, "keep-alive") && !fields.has_token(Known::Connection, "close"),
+        Version::Http10 => {
+            fields.has_token(Known::Connection, "keep-alive") && !fields.has_token(Known::Connection, "close")
+        }
     }
 }
 

@@ -103,9 +103,7 @@ fn same(name: &[u8], lower: &[u8]) -> bool {
     };
     match (name.last_chunk(), lower.last_chunk()) {
         (Some(a), Some(b)) => {
-            name.len() == lower.len()
-                && alike((a, b))
-                && name.as_chunks().0.iter().zip(lower.as_chunks().0).all(alike)
+            name.len() == lower.len() && alike((a, b)) && name.as_chunks().0.iter().zip(lower.as_chunks().0).all(alike)
         }
         _ => name.eq_ignore_ascii_case(lower),
     }
@@ -242,7 +240,9 @@ mod tests {
             names.add(Known::of(name.as_bytes()), name.as_bytes());
             assert_eq!(names.meets(Names::OF_PROXIES), expected, "{name}");
         };
-        for name in ["X-Weft-A", "x_weft_b", "x_Envoy-c", "L5D-d", "l5d_e", "x_forwarded_for", "X-Forwarded-Client-Cert"] {
+        for name in
+            ["X-Weft-A", "x_weft_b", "x_Envoy-c", "L5D-d", "l5d_e", "x_forwarded_for", "X-Forwarded-Client-Cert"]
+        {
             check(name, true);
         }
         for name in ["x-api-key", "accept", "link", "x", "x-", "X-Forwarded-For", "x-request-id"] {

@@ -146,7 +146,8 @@ fn strip(fields: &mut Fields, upgrade: Upgrade, te: bool) -> Stripped {
 fn options(fields: &Fields, te: bool, upgrade: bool) -> Vec<u8> {
     let mut options = Vec::new();
     for (option, _) in [("te", te), ("upgrade", upgrade)].into_iter().filter(|(_, said)| *said) {
-        let mut written = fields.list(Known::Connection).filter(|element| element.eq_ignore_ascii_case(option.as_bytes()));
+        let mut written =
+            fields.list(Known::Connection).filter(|element| element.eq_ignore_ascii_case(option.as_bytes()));
         options.push(written.next().unwrap_or(option.as_bytes()));
     }
     options.join(&b", "[..])
