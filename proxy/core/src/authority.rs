@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::byte_set::ByteSet;
 use crate::model::ServiceKey;
 
 /// A valid authority, split. The host is as written (case, brackets of an IPv6 address), without the port.
@@ -100,7 +101,7 @@ fn is_reg_name(host: &[u8]) -> bool {
             b'%' => {
                 matches!((bytes.next(), bytes.next()), (Some(a), Some(b)) if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
             }
-            other => is_reg_name_byte(*other),
+            other => REG_NAME.has(*other),
         };
         if !fine {
             return false;
@@ -109,26 +110,8 @@ fn is_reg_name(host: &[u8]) -> bool {
     !host.is_empty()
 }
 
-#[allow(clippy::indexing_slicing, reason = "a byte is an index into 256 entries")]
-const fn is_reg_name_byte(byte: u8) -> bool {
-    REG_NAME[byte as usize]
-}
-
-/// Looked up, since every byte of every `Host` is asked about.
-#[allow(clippy::indexing_slicing, reason = "half of 256; evaluated by the compiler")]
-const REG_NAME: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128_u8 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
-            );
-        byte += 1;
-    }
-    table
-};
+/// Unreserved and sub-delims without the comma (RFC 3986 section 2).
+static REG_NAME: ByteSet = ByteSet::alphanumeric_and(b"-._~!$&'()*+;=");
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub(crate) use known::Names;
 pub use known::{Known, Wanted};
 
+use crate::byte_set::ByteSet;
+
 /// Marks a span that lies in the buffer of added fields. Both buffers stay below 2 GiB, so the top bit is free.
 const ADDED: u32 = 1 << 31;
 
@@ -37,6 +39,12 @@ struct Span {
 }
 
 impl Span {
+    #[inline]
+    fn received(range: Range<usize>) -> Option<Self> {
+        let (start, end) = (u32::try_from(range.start).ok()?, u32::try_from(range.end).ok()?);
+        (start <= end && end < ADDED).then(|| Self { start, len: end - start })
+    }
+
     fn new(start: usize, len: usize, tag: u32) -> Option<Self> {
         let end = u32::try_from(start.checked_add(len)?).ok()?;
         let len = u32::try_from(len).ok()?;
@@ -69,16 +77,14 @@ impl FieldSpans {
         Self { entries: Vec::with_capacity(fields + ADDED_FIELDS), names: Names::default() }
     }
 
-    /// Adds a field whose validated name and value are slices of `buffer`. `known`: what [`Known::of`] says of the name.
-    pub(crate) fn push(&mut self, buffer: &[u8], known: Option<Known>, name: &[u8], value: &[u8]) {
-        let at = |part: &[u8]| part.as_ptr().addr().checked_sub(buffer.as_ptr().addr());
-        let Some(name_at) = at(name) else { return };
-        let value_at = if value.is_empty() { Some(0) } else { at(value) };
-        let Some(value_at) = value_at else { return };
-        let (name_end, value_end) = (name_at + name.len(), value_at + value.len());
+    /// Adds a field whose validated name, at `name_at`, and value are slices of `buffer`. `known`: what [`Known::of`] says
+    /// of the name.
+    pub(crate) fn push(&mut self, buffer: &[u8], known: Option<Known>, (name_at, name): (usize, &[u8]), value: &[u8]) {
+        let value_at = if value.is_empty() { 0 } else { value.as_ptr().addr().wrapping_sub(buffer.as_ptr().addr()) };
+        let (name_end, value_end) = (name_at + name.len(), value_at.saturating_add(value.len()));
         let line = value_at == name_end + COLON.len()
             && matches!(buffer.get(name_end..value_at), Some([b':', b' ']))
-            && matches!(buffer.get(value_end..value_end + CRLF.len()), Some([b'\r', b'\n']));
+            && matches!(buffer.get(value_end..value_end.saturating_add(CRLF.len())), Some([b'\r', b'\n']));
         self.add(known, name, (name_at..name_end, value_at..value_end), line);
     }
 
@@ -88,10 +94,9 @@ impl FieldSpans {
         self.add(Known::of(text), text, (name, value), false);
     }
 
+    #[inline]
     fn add(&mut self, known: Option<Known>, text: &[u8], (name, value): (Range<usize>, Range<usize>), line: bool) {
-        if let (Some(name), Some(value)) =
-            (Span::new(name.start, name.len(), 0), Span::new(value.start, value.len(), 0))
-        {
+        if let (Some(name), Some(value)) = (Span::received(name), Span::received(value)) {
             self.names.add(known, text);
             self.entries.push(Entry { name, value, known, line });
         }
@@ -471,26 +476,11 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 }
 
 /// Whether the byte may stand in a token (RFC 9110 section 5.6.2).
-#[allow(clippy::indexing_slicing, reason = "a byte is an index into 256 entries")]
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    TOKEN[byte as usize]
+    TOKEN.has(byte)
 }
 
-/// Looked up, since every byte of every name is asked about.
-#[allow(clippy::indexing_slicing, reason = "half of 256; evaluated by the compiler")]
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128_u8 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-            );
-        byte += 1;
-    }
-    table
-};
+const TOKEN: &ByteSet = &ByteSet::alphanumeric_and(b"!#$%&'*+-.^_`|~");
 
 /// Whether a value holds a byte that no value may hold: a control character other than HTAB.
 pub(crate) fn has_control(value: &[u8]) -> bool {

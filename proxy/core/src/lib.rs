@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod balance;
+mod byte_set;
 pub mod detect;
 pub mod entropy;
 pub mod fault;

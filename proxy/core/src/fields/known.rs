@@ -92,21 +92,23 @@ impl Known {
     }
 }
 
-/// Whether two names of one length are the same but for the case of letters; `lower` has none in upper case. Eight bytes
-/// at a time, the last ones perhaps twice.
+/// Whether two names of one length, at most 24 bytes, are the same but for the case of letters; `lower` has none in upper
+/// case.
 fn same(name: &[u8], lower: &[u8]) -> bool {
     // Only letters have the seventh bit there, and only they may differ in the sixth.
     const SIXTH: u64 = 0x2020_2020_2020_2020;
-    let alike = |(a, b): (&[u8; 8], &[u8; 8])| {
-        let (a, b) = (u64::from_ne_bytes(*a), u64::from_ne_bytes(*b));
-        (a ^ b) & !((b >> 1) & SIXTH) == 0
-    };
-    match (name.last_chunk(), lower.last_chunk()) {
-        (Some(a), Some(b)) => {
-            name.len() == lower.len() && alike((a, b)) && name.as_chunks().0.iter().zip(lower.as_chunks().0).all(alike)
-        }
+    let differ = |a: u64, b: u64| (a ^ b) & !((b >> 1) & SIXTH);
+    match (words(name), words(lower)) {
+        (Some([a, b, c]), Some([x, y, z])) => differ(a, x) | differ(b, y) | differ(c, z) == 0,
         _ => name.eq_ignore_ascii_case(lower),
     }
+}
+
+/// The first eight bytes, the next eight and the last eight, some of them twice; `None` of a shorter text.
+fn words(text: &[u8]) -> Option<[u64; 3]> {
+    let (first, last) = (text.first_chunk()?, text.last_chunk()?);
+    let middle = text.get(8..).and_then(<[u8]>::first_chunk).unwrap_or(last);
+    Some([u64::from_ne_bytes(*first), u64::from_ne_bytes(*middle), u64::from_ne_bytes(*last)])
 }
 
 impl AsRef<[u8]> for Known {
@@ -204,6 +206,7 @@ mod tests {
             assert_eq!(Known::of(name.as_bytes()), Some(*known), "{name}");
             assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), Some(*known), "{name}");
             assert_eq!(name, name.to_ascii_lowercase());
+            assert!(name.len() <= 24, "{name}");
             assert_eq!(Known::of(format!("{name}x").as_bytes()), None, "{name}");
             // Any other byte anywhere makes another name.
             for (at, byte) in (0..name.len()).flat_map(|at| (0..=255).map(move |byte| (at, byte))) {

@@ -25,7 +25,7 @@ fn check(fields: &Fields, expected: &[(&str, &str)]) {
 fn mixed() -> Fields {
     let received = Bytes::from_static(b"Host: a\r\nX-A: 1\r\n");
     let mut spans = FieldSpans::with_capacity(2);
-    spans.push(&received, Some(Known::Host), &received[..4], &received[6..7]);
+    spans.push(&received, Some(Known::Host), (0, &received[..4]), &received[6..7]);
     spans.push_ranges(&received, 9..12, 14..15);
     let mut fields = Fields::from_received(received, spans);
     fields.append("x-a", "2");

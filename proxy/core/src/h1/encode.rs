@@ -29,9 +29,10 @@ pub fn encode_request_head(head: &RequestHead, out: &mut BytesMut) -> Result<(),
     out.put_slice(method);
     out.put_u8(b' ');
     out.put_slice(&head.target);
-    out.put_u8(b' ');
-    out.put_slice(version(head.version));
-    out.put_slice(b"\r\n");
+    out.put_slice(match head.version {
+        Version::Http10 => b" HTTP/1.0\r\n",
+        Version::Http11 | Version::Http2 => b" HTTP/1.1\r\n",
+    });
     encode_fields(&head.fields, out);
     Ok(())
 }
@@ -40,10 +41,9 @@ pub fn encode_request_head(head: &RequestHead, out: &mut BytesMut) -> Result<(),
 pub fn encode_response_head(head: &ResponseHead, out: &mut BytesMut) {
     let reason: &[u8] = if has_control(&head.reason) { &[] } else { &head.reason };
     out.reserve(reason.len() + 17 + head.fields.wire_len_max() + BODY_ROOM);
-    out.put_slice(version(head.version));
-    out.put_u8(b' ');
+    let minor = if head.version == Version::Http10 { b'0' } else { b'1' };
     let digit = |unit: u16| b'0' + u8::try_from(head.status / unit % 10).unwrap_or_default();
-    out.put_slice(&[digit(100), digit(10), digit(1), b' ']);
+    out.put_slice(&[b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor, b' ', digit(100), digit(10), digit(1), b' ']);
     out.put_slice(reason);
     out.put_slice(b"\r\n");
     encode_fields(&head.fields, out);
@@ -53,13 +53,6 @@ pub fn encode_response_head(head: &ResponseHead, out: &mut BytesMut) {
 fn encode_fields(fields: &Fields, out: &mut BytesMut) {
     fields.write_lines(out);
     out.put_slice(b"\r\n");
-}
-
-const fn version(version: Version) -> &'static [u8] {
-    match version {
-        Version::Http10 => b"HTTP/1.0",
-        Version::Http11 | Version::Http2 => b"HTTP/1.1",
-    }
 }
 
 /// Makes `Content-Length` and `Transfer-Encoding` say what the framing is, and nothing else.

@@ -21,12 +21,12 @@ pub(super) fn collect<'a>(
     for header in headers {
         let name = header.name.as_bytes();
         let at = name.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
-        if at != 0 && !head.get(..at).is_some_and(|before| before.ends_with(b"\r\n")) {
+        if at != 0 && !matches!(head.get(at.wrapping_sub(2)..at), Some([b'\r', b'\n'])) {
             return Err(HeadFault::BareLf);
         }
         let known = Known::of(name);
         note(known, header.value)?;
-        spans.push(head, known, name, header.value);
+        spans.push(head, known, (at, name), header.value);
     }
     Ok(spans)
 }

@@ -2,12 +2,9 @@
 //! each request.
 
 /// The digits of a number.
-pub(super) fn digits(number: u64) -> [u8; 16] {
-    let mut digits = [0; 16];
-    let (high, low) = digits.split_at_mut(8);
-    high.copy_from_slice(&eight(number >> 32));
-    low.copy_from_slice(&eight(number & 0xffff_ffff));
-    digits
+#[inline]
+pub(super) const fn digits(number: u64) -> [u8; 16] {
+    ((eight(number >> 32) as u128) << 64 | eight(number & 0xffff_ffff) as u128).to_be_bytes()
 }
 
 /// The number of sixteen digits; upper-case ones are none.
@@ -16,14 +13,15 @@ pub(super) fn number(digits: &[u8; 16]) -> Option<u64> {
     Some(number_of_eight(*high)? << 32 | number_of_eight(low.try_into().ok()?)?)
 }
 
-/// The digits of a number below 2^32. Each step moves the upper half of every group of digits away from its lower half.
-const fn eight(number: u64) -> [u8; 8] {
+/// The digits of a number below 2^32, the first in the highest byte. Each step moves the upper half of every group of digits away from its lower half.
+#[inline]
+const fn eight(number: u64) -> u64 {
     let spread = (number | number << 16) & 0x0000_ffff_0000_ffff;
     let spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
     let values = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
     // Adding six carries into the fifth bit from ten on.
     let letters = ((values + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
-    (values + 0x3030_3030_3030_3030 + letters * ((b'a' - b'9' - 1) as u64)).to_be_bytes()
+    values + 0x3030_3030_3030_3030 + letters * ((b'a' - b'9' - 1) as u64)
 }
 
 fn number_of_eight(digits: [u8; 8]) -> Option<u64> {
@@ -34,7 +32,7 @@ fn number_of_eight(digits: [u8; 8]) -> Option<u64> {
     let joined = (joined | joined >> 8) & 0x0000_ffff_0000_ffff;
     let number = (joined | joined >> 16) & 0xffff_ffff;
     // What were no digits makes a number with other digits.
-    (eight(number) == digits).then_some(number)
+    (eight(number) == text).then_some(number)
 }
 
 #[cfg(test)]

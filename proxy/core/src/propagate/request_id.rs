@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use super::hex;
+use crate::byte_set::ByteSet;
 use crate::entropy::Entropy;
 use crate::fields::{Fields, Known};
 
@@ -59,7 +60,7 @@ impl RequestId {
     /// `-_.:/+=@~`, those that UUIDs, Base64 and the usual trace notations consist of.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        if value.is_empty() || value.len() > REQUEST_ID_BYTES_MAX || !value.iter().all(|b| is_legal(*b)) {
+        if value.is_empty() || value.len() > REQUEST_ID_BYTES_MAX || !value.iter().all(|b| LEGAL.has(*b)) {
             return None;
         }
         let mut bytes = [0; INLINE];
@@ -85,22 +86,8 @@ impl RequestId {
     }
 }
 
-#[allow(clippy::indexing_slicing, reason = "a byte is an index into 256 entries")]
-const fn is_legal(byte: u8) -> bool {
-    LEGAL[byte as usize]
-}
-
-#[allow(clippy::indexing_slicing, reason = "half of 256; evaluated by the compiler")]
-const LEGAL: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128_u8 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=' | b'@' | b'~');
-        byte += 1;
-    }
-    table
-};
+/// What UUIDs, Base64 and the usual trace notations consist of.
+static LEGAL: ByteSet = ByteSet::alphanumeric_and(b"-_.:/+=@~");
 
 #[inline]
 fn copy(bytes: &mut [u8; INLINE], to: Range<usize>, digits: &[u8; 16], from: Range<usize>) {
