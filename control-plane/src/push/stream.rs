@@ -17,7 +17,7 @@ use super::proxies::{Proxies, Seat, cut};
 use super::subscription::{Push, Subscription};
 use super::wire::Response;
 use crate::registry::handle::Registry;
-use crate::registry::{Concern, Index, Listener, Touched};
+use crate::registry::{Concern, Extent, Index, Listener, Touched};
 use crate::shutdown::Shutdown;
 
 /// The first message must come within this.
@@ -226,7 +226,7 @@ impl Conversation<'_> {
         let mut touched = Touched::default();
         for concern in concerned {
             match concern {
-                Concern::Service(key) => _ = touched.services.insert(key),
+                Concern::Service(key) => touched.services.insert(key, Extent::Whole),
                 Concern::Address(address) => _ = touched.addresses.insert(address),
             }
         }

@@ -22,7 +22,7 @@ use weft_proto::v1::{Ack, Hello, ResourceName, Target, resource, target};
 use super::parcel::{Parcel, Room};
 use super::told::Told;
 use super::wire::Update;
-use crate::registry::{Concern, Index, Touched};
+use crate::registry::{Concern, Extent, Index, Services, Touched};
 
 /// Targets of one proxy. Proxies keep 4,096 addresses, gateways beside them the services that they serve; a proxy that
 /// wants more than this is not one of ours.
@@ -53,11 +53,11 @@ pub struct Subscription {
     needs: HashMap<ServiceKey, usize>,
     told: Told,
     /// Services of which something may be new.
-    fresh: BTreeSet<ServiceKey>,
+    fresh: Services,
     /// Addresses about which the answer may be new; all wanted.
     asked: BTreeSet<SocketAddr>,
     /// Services of which more may have been told than there is.
-    stale: BTreeSet<ServiceKey>,
+    stale: Services,
     /// Withdrawn services in doubt, each until the update with this nonce is acknowledged; `None` while answers are
     /// still to be sent.
     doubtful: HashMap<ServiceKey, Option<u64>>,
@@ -88,7 +88,7 @@ impl Subscription {
                 subscription.strays.extend(held.name.clone());
             }
         }
-        subscription.stale.extend(subscription.told.services().cloned());
+        subscription.stale.insert_whole(subscription.told.services().cloned());
         subscription.stray_answers.extend(subscription.told.addresses());
         subscription.subscribe(&hello.targets)?;
         Ok(subscription)
@@ -130,10 +130,12 @@ impl Subscription {
     /// The index may have changed in this. It must be said before the index is shown to [`Subscription::update`].
     pub fn notice(&mut self, touched: &Touched) {
         if touched.all {
-            self.fresh.extend(self.needs.keys().cloned());
+            self.fresh.insert_whole(self.needs.keys().cloned());
             self.asked.extend(self.addresses.keys());
         }
-        self.fresh.extend(touched.services.iter().filter(|key| self.needs.contains_key(*key)).cloned());
+        for (key, extent) in touched.services.iter().filter(|(key, _)| self.needs.contains_key(*key)) {
+            self.fresh.insert(key.clone(), extent.clone());
+        }
         for address in &touched.addresses {
             let wanted = self.addresses.range(all_ports(*address));
             self.asked.extend(wanted.map(|(address, _)| *address));
@@ -213,7 +215,7 @@ impl Subscription {
             if before != service {
                 service.iter().for_each(|key| self.need(key));
                 let needless = before.filter(|key| self.unneed(key));
-                self.stale.extend(needless);
+                self.stale.insert_whole(needless);
             }
             if let Some(body) = answer.body {
                 answers.insert(address, (answer.version, body, service));
@@ -231,10 +233,10 @@ impl Subscription {
             }
         }
         while !parcel.is_full()
-            && let Some(key) = self.fresh.pop_first()
+            && let Some((key, extent)) = self.fresh.pop_first()
         {
-            if self.told.tell_service(&key, index, parcel) {
-                self.stale.insert(key.clone());
+            if let Some(surplus) = self.told.tell_service(&key, extent, index, parcel) {
+                self.stale.insert(key.clone(), surplus);
             }
             for address in leading.remove(&key).into_iter().flatten() {
                 if let Some((version, body, _)) = answers.get(&address) {
@@ -265,9 +267,9 @@ impl Subscription {
             self.told.take_back_answer(&address, parcel);
         }
         while !parcel.is_full()
-            && let Some(key) = self.stale.pop_first()
+            && let Some((key, extent)) = self.stale.pop_first()
         {
-            self.told.take_back_service(&key, self.needs.contains_key(&key), index, parcel);
+            self.told.take_back_service(&key, (&extent, self.needs.contains_key(&key)), index, parcel);
         }
     }
 
@@ -278,7 +280,7 @@ impl Subscription {
         for key in keys {
             self.told.doubt_service(&key);
             if self.needs.contains_key(&key) {
-                self.fresh.insert(key);
+                self.fresh.insert(key, Extent::Whole);
             }
         }
     }
@@ -345,7 +347,7 @@ impl Subscription {
         *reasons += 1;
         if *reasons == 1 {
             self.concerns.push((Concern::Service(key.clone()), true));
-            self.fresh.insert(key.clone());
+            self.fresh.insert(key.clone(), Extent::Whole);
             self.doubtful.remove(key);
         }
     }

@@ -8,7 +8,7 @@ use weft_core::model::ServiceKey;
 use weft_proto::v1::{Held, ResourceKind, ResourceName, resource};
 
 use super::parcel::Parcel;
-use crate::registry::{Encoded, Index};
+use crate::registry::{Encoded, Extent, Index};
 
 type Name = (ResourceKind, Arc<str>);
 
@@ -69,8 +69,25 @@ impl Told {
         }
     }
 
-    /// What is new of a service. True when more was told than there is.
-    pub(super) fn tell_service(&mut self, key: &ServiceKey, index: &Index, parcel: &mut Parcel) -> bool {
+    /// What is new of a service, so far as it may have changed. Returns what was told and may not be there any more.
+    pub(super) fn tell_service(
+        &mut self,
+        key: &ServiceKey,
+        extent: Extent,
+        index: &Index,
+        parcel: &mut Parcel,
+    ) -> Option<Extent> {
+        match (extent, self.services.get_mut(key)) {
+            (Extent::Endpoints(mut ids), Some(told)) => {
+                ids.retain(|id| tell_endpoint(told, (key, id), index, parcel));
+                (!ids.is_empty()).then_some(Extent::Endpoints(ids))
+            }
+            _ => self.tell_whole(key, index, parcel).then_some(Extent::Whole),
+        }
+    }
+
+    /// True when more was told than there is.
+    fn tell_whole(&mut self, key: &ServiceKey, index: &Index, parcel: &mut Parcel) -> bool {
         let told = self.services.entry(key.clone()).or_default();
         let mut there = 0;
         for resource in index.service_resources(key) {
@@ -88,9 +105,25 @@ impl Told {
         surplus
     }
 
-    /// Takes back what was told of a service and is not there; all of it when the service is not `needed`.
-    pub(super) fn take_back_service(&mut self, key: &ServiceKey, needed: bool, index: &Index, parcel: &mut Parcel) {
+    /// Takes back what was told of a service and is not there, so far as that may be; all of it when the service is not
+    /// `needed`.
+    pub(super) fn take_back_service(
+        &mut self,
+        key: &ServiceKey,
+        (extent, needed): (&Extent, bool),
+        index: &Index,
+        parcel: &mut Parcel,
+    ) {
         let Some(told) = self.services.get_mut(key) else { return };
+        if let (Extent::Endpoints(ids), true) = (extent, needed) {
+            for id in ids.iter().filter(|id| index.endpoint(key, id).is_none()) {
+                let name = endpoint_name(key, id);
+                if told.remove(&name).is_some() {
+                    parcel.remove(ResourceName { kind: name.0.into(), name: name.1.to_string() });
+                }
+            }
+            return;
+        }
         let there = index.service_resources(key).filter(|_| needed);
         let there: HashSet<Name> = there.map(|resource| (resource.kind(), Arc::clone(resource.name()))).collect();
         for ((kind, name), _) in told.extract_if(|name, _| !there.contains(name)) {
@@ -142,6 +175,26 @@ impl Told {
     pub(super) fn forget_answer(&mut self, address: &SocketAddr) -> bool {
         self.answers.remove(address).is_none_or(|answer| answer.body.is_some())
     }
+}
+
+/// Tells one endpoint, if it is new. True when it was told and is not there.
+fn tell_endpoint(
+    told: &mut HashMap<Name, Option<u64>>,
+    (key, id): (&ServiceKey, &str),
+    index: &Index,
+    parcel: &mut Parcel,
+) -> bool {
+    let name = endpoint_name(key, id);
+    let Some(resource) = index.endpoint(key, id) else { return told.contains_key(&name) };
+    let version = Some(resource.version());
+    if told.insert(name, version).flatten() != version {
+        parcel.upsert(resource);
+    }
+    false
+}
+
+fn endpoint_name(key: &ServiceKey, id: &str) -> Name {
+    (ResourceKind::Endpoint, format!("{key}/{id}").into())
 }
 
 /// Whose resource this is, by its name.

@@ -41,9 +41,9 @@ impl Inverted {
     /// Of what was touched, the part that concerns each stream.
     pub(super) fn concerned(&self, touched: &Touched) -> HashMap<u64, Touched> {
         let mut concerned: HashMap<u64, Touched> = HashMap::new();
-        for key in &touched.services {
+        for (key, extent) in touched.services.iter() {
             for stream in self.streams.get(&Concern::Service(key.clone())).into_iter().flatten() {
-                concerned.entry(*stream).or_default().services.insert(key.clone());
+                concerned.entry(*stream).or_default().services.insert(key.clone(), extent.clone());
             }
         }
         for address in &touched.addresses {

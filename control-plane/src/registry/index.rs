@@ -15,7 +15,8 @@ use weft_proto::v1::{
 
 use super::encoded::Encoded;
 use super::instance::{self, Instance};
-use super::touched::Touched;
+use super::labels::Labels;
+use super::touched::{Extent, Touched};
 use crate::resource::service::{Backing, Port, ServiceSpec, Target};
 
 /// What the flags say of the mesh.
@@ -67,6 +68,7 @@ pub struct Index {
     instances: RedBlackTreeMapSync<InstanceName, (Instance, u64)>,
     by_virtual_ip: HashTrieMapSync<IpAddr, ServiceKey>,
     by_address: HashTrieMapSync<IpAddr, BTreeSet<InstanceName>>,
+    labels: Labels,
     /// How many instances an identity has, by namespace and service account.
     by_identity: HashTrieMapSync<(String, String), usize>,
     /// The DNS name asked for, and its last answer.
@@ -92,6 +94,7 @@ impl Index {
             instances: RedBlackTreeMapSync::new_sync(),
             by_virtual_ip: HashTrieMapSync::new_sync(),
             by_address: HashTrieMapSync::new_sync(),
+            labels: Labels::default(),
             by_identity: HashTrieMapSync::new_sync(),
             resolved: HashTrieMapSync::new_sync(),
             touched: Touched::all(),
@@ -177,6 +180,7 @@ impl Index {
         }
         let body = service_message(key, &spec, &virtual_ips);
         let resource = encode(ResourceKind::Service, &key.to_string(), revision, resource::Body::Service(body));
+        self.labels.put_service(key, &spec);
         let known = Known { spec, virtual_ips, revision, resource, endpoints: RedBlackTreeMapSync::new_sync() };
         self.services.insert_mut(key.clone(), known);
         self.rebuild(key);
@@ -193,6 +197,7 @@ impl Index {
                     self.by_virtual_ip.remove_mut(address);
                 }
             }
+            self.labels.remove_service(key, &known.spec);
         }
         self.services.remove_mut(key);
         self.advance(revision);
@@ -208,13 +213,15 @@ impl Index {
             names.insert(name.clone());
             self.by_address.insert_mut(*address, names);
         }
+        self.labels.put_instance(&name, &instance);
         let count = self.instances_of(&instance.namespace, &instance.service_account);
         self.by_identity.insert_mut(identity(&instance), count + 1);
+        let ids = endpoint_ids(&instance);
         for key in self.selecting(&instance) {
             if let Some(known) = self.services.get_mut(&key) {
                 add_endpoints(known, &key, &instance, revision, &self.settings.trust_domain);
             }
-            self.touched.services.insert(key);
+            self.touched.services.insert(key, Extent::Endpoints(ids.clone()));
         }
         self.instances.insert_mut(name, (instance, revision));
     }
@@ -234,19 +241,21 @@ impl Index {
                 self.by_address.insert_mut(*address, names);
             }
         }
+        self.labels.remove_instance(name, &instance);
         match self.instances_of(&instance.namespace, &instance.service_account) {
             0 | 1 => {
                 self.by_identity.remove_mut(&identity(&instance));
             }
             count => self.by_identity.insert_mut(identity(&instance), count - 1),
         }
+        let ids = endpoint_ids(&instance);
         for key in self.selecting(&instance) {
             if let Some(known) = self.services.get_mut(&key) {
-                for address in &instance.addresses {
-                    known.endpoints.remove_mut(&endpoint_id(&instance, *address));
+                for id in &ids {
+                    known.endpoints.remove_mut(id);
                 }
             }
-            self.touched.services.insert(key);
+            self.touched.services.insert(key, Extent::Endpoints(ids.clone()));
         }
     }
 
@@ -255,7 +264,7 @@ impl Index {
     pub fn put_resolved(&mut self, key: &ServiceKey, name: String, addresses: Vec<IpAddr>) {
         self.resolved.insert_mut(key.clone(), (name, addresses));
         self.rebuild(key);
-        self.touched.services.insert(key.clone());
+        self.touched.services.insert(key.clone(), Extent::Whole);
     }
 
     /// The answer for a deleted service is forgotten.
@@ -301,6 +310,12 @@ impl Index {
     pub fn service_resources(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Encoded>> {
         let known = self.services.get(key);
         known.into_iter().flat_map(|known| std::iter::once(&known.resource).chain(known.endpoints.values()))
+    }
+
+    /// One endpoint of a service, as proxies are told.
+    #[must_use]
+    pub fn endpoint(&self, key: &ServiceKey, id: &str) -> Option<&Arc<Encoded>> {
+        self.services.get(key)?.endpoints.get(id)
     }
 
     /// The answer about a destination, and the service it leads to.
@@ -376,36 +391,37 @@ impl Index {
     }
 
     /// Services whose selector takes this instance, in order of their names.
-    fn selecting(&self, instance: &Instance) -> Vec<ServiceKey> {
-        let from = ServiceKey { namespace: instance.namespace.as_str().into(), name: "".into() };
-        let in_namespace = self.services.range(from..).take_while(|(key, _)| *key.namespace == *instance.namespace);
-        in_namespace.filter(|(_, known)| selects(&known.spec, instance)).map(|(key, _)| key.clone()).collect()
+    fn selecting(&self, instance: &Instance) -> BTreeSet<ServiceKey> {
+        let takes = |key: &&ServiceKey| self.services.get(key).is_some_and(|known| selects(&known.spec, instance));
+        self.labels.perhaps_selecting(instance).filter(takes).cloned().collect()
+    }
+
+    /// Instances that a selector takes.
+    fn selected<'a>(&'a self, key: &ServiceKey, spec: &'a ServiceSpec) -> impl Iterator<Item = &'a (Instance, u64)> {
+        let instances = self.labels.perhaps_selected(key, spec).filter_map(|name| self.instances.get(name));
+        instances.filter(|(instance, _)| selects(spec, instance))
     }
 
     /// The service's own resource, and the answers that it gives: about its virtual addresses and those it selects.
     fn touch_service(&mut self, key: &ServiceKey) {
-        self.touched.services.insert(key.clone());
+        self.touched.services.insert(key.clone(), Extent::Whole);
         let Some(known) = self.services.get(key) else { return };
-        self.touched.addresses.extend(&known.virtual_ips);
-        let from = (key.namespace.to_string(), String::new());
-        let in_namespace = self.instances.range(from..).take_while(|(name, _)| *name.0 == *key.namespace);
-        for (_, (instance, _)) in in_namespace.filter(|(_, (instance, _))| selects(&known.spec, instance)) {
-            self.touched.addresses.extend(&instance.addresses);
-        }
+        let selected = self.selected(key, &known.spec).flat_map(|(instance, _)| &instance.addresses);
+        let addresses: Vec<IpAddr> = known.virtual_ips.iter().chain(selected).copied().collect();
+        self.touched.addresses.extend(addresses);
     }
 
     /// Makes all endpoints of a service anew.
     fn rebuild(&mut self, key: &ServiceKey) {
-        let Some(known) = self.services.get_mut(key) else { return };
+        let Some(mut known) = self.services.get(key).cloned() else { return };
         known.endpoints = RedBlackTreeMapSync::new_sync();
-        let addresses = match &known.spec.backing {
+        let spec = known.spec.clone();
+        let addresses = match &spec.backing {
             Backing::Selector(_) => {
-                for (instance, revision) in self.instances.values() {
-                    if *instance.namespace == *key.namespace && selects(&known.spec, instance) {
-                        add_endpoints(known, key, instance, *revision, &self.settings.trust_domain);
-                    }
+                for (instance, revision) in self.selected(key, &spec) {
+                    add_endpoints(&mut known, key, instance, *revision, &self.settings.trust_domain);
                 }
-                return;
+                Vec::new()
             }
             Backing::Static(addresses) => addresses.clone(),
             Backing::Dns(name) => match self.resolved.get(key) {
@@ -423,6 +439,7 @@ impl Index {
             let made = endpoint_resource(key, &id, known.revision, body);
             known.endpoints.insert_mut(id, made);
         }
+        self.services.insert_mut(key.clone(), known);
     }
 }
 
@@ -468,6 +485,10 @@ fn endpoint_id(instance: &Instance, address: IpAddr) -> String {
         _ if address.is_ipv4() => format!("{}.v4", instance.id),
         _ => format!("{}.v6", instance.id),
     }
+}
+
+fn endpoint_ids(instance: &Instance) -> BTreeSet<String> {
+    instance.addresses.iter().map(|address| endpoint_id(instance, *address)).collect()
 }
 
 fn add_endpoints(known: &mut Known, key: &ServiceKey, instance: &Instance, revision: u64, domain: &TrustDomain) {

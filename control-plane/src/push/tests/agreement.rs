@@ -11,7 +11,7 @@ use weft_proto::v1::{DiscoveryRequest, Welcome, discovery_request::Message};
 
 use super::*;
 use crate::push::parcel::{RESOURCES_MAX, Room};
-use crate::registry::{Concern, Touched};
+use crate::registry::{Concern, Services, Touched};
 
 /// Rounds of everything being delivered after which nothing may be left to say.
 const ROUNDS_MAX: usize = 50;
@@ -121,7 +121,13 @@ impl Link {
     /// The control plane looks whether there is something to say, after word of what concerns the stream and nothing else.
     fn push(&mut self, index: &Index) {
         let mut touched = std::mem::take(&mut self.unheard);
-        touched.services.retain(|key| self.concerns.contains(&Concern::Service(key.clone())));
+        let mut heard = Services::default();
+        for (key, extent) in touched.services.iter() {
+            if self.concerns.contains(&Concern::Service(key.clone())) {
+                heard.insert(key.clone(), extent.clone());
+            }
+        }
+        touched.services = heard;
         touched.addresses.retain(|address| self.concerns.contains(&Concern::Address(*address)));
         self.server.notice(&touched);
         self.down.extend(self.server.update(index).map(|push| read(&push.update)));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::push::parcel::RESOURCES_MAX;
 use crate::push::subscription::{TARGETS_MAX, TooMany};
-use crate::registry::Touched;
+use crate::registry::{Extent, Touched};
 
 const SERVICES: u32 = 40;
 const ADDRESSES_PER_SERVICE: u32 = 250;
@@ -154,7 +154,8 @@ fn a_change_is_told_alone() {
     index.take_touched();
     index.remove_instance(&("n".to_owned(), "big1-7".to_owned()), 11);
     let touched = index.take_touched();
-    assert_eq!(touched.services, [big_key(1)].into());
+    let only = Extent::Endpoints(["big1-7".to_owned()].into());
+    assert_eq!(touched.services.iter().collect::<Vec<_>>(), [(&big_key(1), &only)]);
     subscription.notice(&touched);
     let [update] = drain(&mut subscription, &index, &mut BTreeSet::new()).try_into().unwrap();
     assert_eq!((update.upserts.len(), update.removals.len()), (0, 1));

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::touched::Extent;
 use super::*;
 
 fn concern(number: u8) -> Concern {
@@ -14,7 +15,7 @@ fn touching(numbers: &BTreeSet<u8>) -> Touched {
     let mut touched = Touched::default();
     for number in numbers {
         match concern(*number) {
-            Concern::Service(key) => _ = touched.services.insert(key),
+            Concern::Service(key) => touched.services.insert(key, Extent::Whole),
             Concern::Address(address) => _ = touched.addresses.insert(address),
         }
     }
