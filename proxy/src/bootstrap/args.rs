@@ -46,7 +46,7 @@ pub struct RunArgs {
     #[arg(long, env = "WEFT_ROLE", value_enum, default_value_t, requires_if("gateway", "gateway_door"))]
     pub role: Role,
 
-    /// Run without a control plane, from this YAML file.
+    /// Run without a control plane, from this YAML file (16 MiB and a million nodes at most).
     #[arg(long = "static", env = "WEFT_STATIC", value_name = "FILE", conflicts_with_all = ["control_plane", "join_token", "join_token_file", "instance_id", "state_dir"])]
     pub static_file: Option<PathBuf>,
 

@@ -12,6 +12,9 @@ use weft_proto::v1;
 
 /// Largest file read.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Most nodes of YAML in it, and most events that make them: enough for ten thousand services with an endpoint each, four
+/// times what the reader allows by itself. Memory while reading is some hundred bytes a node.
+const NODES_MAX: usize = 1_000_000;
 
 /// All that static mode needs to start.
 #[derive(Debug)]
@@ -75,8 +78,10 @@ pub fn load(path: &Path) -> Result<StaticSetup, StaticConfigError> {
 /// # Errors
 /// [`StaticConfigError::Syntax`] or [`StaticConfigError::Invalid`].
 pub fn decode(yaml: &str) -> Result<StaticSetup, StaticConfigError> {
-    let document: serde_json::Value =
-        serde_saphyr::from_str(yaml).map_err(|error| StaticConfigError::Syntax(error.to_string()))?;
+    let budget = serde_saphyr::budget! { max_nodes: NODES_MAX, max_events: 2 * NODES_MAX };
+    let options = serde_saphyr::options! { budget: budget };
+    let document: serde_json::Value = serde_saphyr::from_str_with_options(yaml, options)
+        .map_err(|error| StaticConfigError::Syntax(error.to_string()))?;
     let mut reader = Reader::default();
     let setup = reader.setup(document);
     match setup {
@@ -244,6 +249,27 @@ mod tests {
             Err(error) => vec![error.to_string()],
         };
         assert_eq!(found, fields);
+    }
+
+    #[test]
+    fn a_file_may_hold_ten_thousand_services() {
+        let mut yaml = "mesh: { trustDomain: cluster.local }\nlisteners:\n  - { name: a, address: '127.0.0.1:0', \
+                        reverseProxy: { namespace: default, name: s-0, port: 80 } }\nservices:\n"
+            .to_owned();
+        for index in 0..10_000 {
+            let ports = "[{ port: 80, name: web, appProtocol: http }]";
+            yaml.push_str(&format!("  - {{ namespace: default, name: s-{index}, ports: {ports} }}\n"));
+        }
+        yaml.push_str("endpoints:\n");
+        for index in 0..10_000 {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 + index);
+            let ports = "[{ servicePort: 80, targetPort: 8080, captured: false }]";
+            yaml.push_str(&format!(
+                "  - {{ namespace: default, service: s-{index}, id: e, address: {address}, ports: {ports} }}\n"
+            ));
+        }
+        let setup = decode(&yaml).unwrap();
+        assert_eq!(setup.snapshot.services().filter(|entry| entry.ports[0].endpoints.len() == 1).count(), 10_000);
     }
 
     #[test]
