@@ -12,7 +12,7 @@ use crate::host::{facts, raise_file_limit};
 use crate::job::{CLIENT_ID, SERVER_ID, SERVER_NAME};
 use crate::measure::{Measured, Times, measure};
 use crate::peers::Peer;
-use crate::report::{Rounds, overview};
+use crate::report::{Rounds, overview, refreshed, short};
 use crate::scenario::{self, Scenario, Unit};
 
 /// A measurement disturbed by others is tried so often again.
@@ -41,6 +41,9 @@ pub struct CompareArgs {
     /// Where the report goes, too
     #[arg(long, value_name = "FILE")]
     pub write: Option<PathBuf>,
+    /// Whose marked block becomes the short table
+    #[arg(long, value_name = "FILE")]
+    pub readme: Option<PathBuf>,
     /// State of the source that was built, for the report
     #[arg(long, default_value = "unknown")]
     pub commit: String,
@@ -74,9 +77,18 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<()> {
     }
     say(&overview(&all))?;
     if let Some(path) = &args.write {
-        std::fs::write(path, report).with_context(|| format!("cannot write {}", path.display()))?;
+        write(path, &report)?;
+    }
+    if let Some(path) = &args.readme {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let block = format!("{}\n\n{}", summary(args)?, short(&all));
+        write(path, &refreshed(&text, &block).with_context(|| path.display().to_string())?)?;
     }
     Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Prints the scenarios' names.
@@ -159,10 +171,20 @@ fn undisturbed(args: &CompareArgs, scenario: &Scenario, peer: Peer, identity: &P
     Ok(measured)
 }
 
+/// Where and when, in one line.
+fn summary(args: &CompareArgs) -> anyhow::Result<String> {
+    let rough = if args.rough { ", **roughly** because other work ran" } else { "" };
+    Ok(format!("Measured {}, commit {}{rough}: {}.", date()?, args.commit, facts().join("; ")))
+}
+
+fn date() -> anyhow::Result<String> {
+    let date = std::process::Command::new("date").args(["-u", "+%F %H:%M UTC"]).output()?;
+    Ok(String::from_utf8_lossy(&date.stdout).trim().to_owned())
+}
+
 fn heading(args: &CompareArgs, peers: &[Peer]) -> anyhow::Result<String> {
     let mut lines = vec!["# Results".to_owned(), String::new()];
-    let date = std::process::Command::new("date").args(["-u", "+%F %H:%M UTC"]).output()?;
-    lines.push(format!("- {}, commit {}", String::from_utf8_lossy(&date.stdout).trim(), args.commit));
+    lines.push(format!("- {}, commit {}", date()?, args.commit));
     lines.push(format!("- `{}`: {} rounds of {} s", args.command, args.rounds, args.seconds));
     lines.extend(facts().iter().map(|fact| format!("- {fact}")));
     for peer in peers.iter().filter(|peer| !matches!(peer, Peer::Direct | Peer::EnvoyH2)) {

@@ -51,6 +51,9 @@ pub struct Job {
     pub services: usize,
     /// Endpoints of the service in use, all of them one backend (by its many loopback addresses).
     pub endpoints: usize,
+    /// Nearly all requests go to the first of them, which Weft alone is told (by weights): a count of instructions has no
+    /// time to open connections to all.
+    pub favoured: bool,
     /// Connections at a time that there must be room for.
     pub connections: usize,
 }
@@ -59,7 +62,7 @@ impl Job {
     /// One service with one endpoint.
     #[must_use]
     pub const fn new(shape: Shape, app: App) -> Self {
-        Self { shape, app, log: Log::Usual, services: 1, endpoints: 1, connections: 1024 }
+        Self { shape, app, log: Log::Usual, services: 1, endpoints: 1, favoured: false, connections: 1024 }
     }
 
     /// Addresses of the endpoints at `port`.

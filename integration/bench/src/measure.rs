@@ -1,6 +1,5 @@
 //! One measurement: start everything, load it, look, stop everything.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -86,7 +85,7 @@ fn under_load(
     identity: &Path,
     scene: &Scene,
 ) -> anyhow::Result<Measured> {
-    let arguments = load_arguments(scenario, peer, times, identity, scene.entrance)?;
+    let arguments = load_arguments(scenario, peer, times, identity, scene)?;
     let load = on_cpu(LOAD_CPU, || Helper::start(&scene.client, &arguments))?;
     let patience = times.warm_up + times.run + PATIENCE;
     let first = load.line(patience)?;
@@ -145,13 +144,13 @@ fn load_arguments(
     peer: Peer,
     times: Times,
     identity: &Path,
-    entrance: SocketAddr,
+    scene: &Scene,
 ) -> anyhow::Result<Vec<String>> {
     use clap::ValueEnum as _;
     let kind = scenario.kind.and_then(|kind| kind.to_possible_value()).context("there is no load")?;
     let pairs = [
         ("--kind", kind.get_name().to_owned()),
-        ("--target", entrance.to_string()),
+        ("--target", scene.entrance.to_string()),
         ("--connections", scenario.connections.to_string()),
         ("--streams", scenario.streams.to_string()),
         ("--body", scenario.body.to_string()),
@@ -160,7 +159,8 @@ fn load_arguments(
         ("--identity", identity.display().to_string()),
         ("--alpn", peer.alpn().to_owned()),
     ];
-    let arguments = pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
+    let also = scene.also.iter().map(|one| ("--also", one.to_string()));
+    let arguments = pairs.into_iter().chain(also).flat_map(|(name, value)| [name.to_owned(), value]);
     Ok(["load".to_owned()].into_iter().chain(arguments).collect())
 }
 

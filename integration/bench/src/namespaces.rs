@@ -3,7 +3,7 @@
 //! The other proxies take the sidecars' place: the same rules, written by the same program, lead to their ports.
 
 use std::fs::Permissions;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,10 +14,15 @@ use anyhow::Context as _;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use weft_cli::binaries::Binaries;
+use weft_cli::dev::home::Home;
 use weft_integration::process::Running;
 
 use crate::scene::PATIENCE;
 
+/// Services of a mesh with many that are used.
+const USED: u8 = 10;
+/// Services in one file: a stream of YAML holds no more than 1,024 documents. All files are applied at the same time.
+const IN_A_FILE: usize = 1000;
 /// User of the client. Rules leave alone what the proxies' users send, and those of others run as root.
 const CLIENT_USER: &str = "2115";
 
@@ -94,6 +99,40 @@ impl Namespaces {
         let called =
             |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == program);
         pids.into_iter().find(called).with_context(|| format!("no {program} of {instance}"))
+    }
+
+    /// Registers so many services with the control plane, by what operators use. The first ones are the server's `port`;
+    /// returns where they are.
+    ///
+    /// # Errors
+    /// One is refused.
+    pub fn register(&self, directory: &Path, services: usize, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
+        let started = Instant::now();
+        let used: Vec<IpAddr> = (1..=USED).take(services).map(|last| IpAddr::from([240, 240, 255, last])).collect();
+        let document = |index: usize| {
+            let (annotation, backing) = match used.get(index) {
+                Some(ip) => (String::new(), format!("clusterIP: {ip}, selector: {{service: server}}, ")),
+                None => (", annotations: {weft.dev/static-endpoints: 192.0.2.1}".to_owned(), String::new()),
+            };
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: bench-{index}{annotation}}}\nspec: {{{backing}ports: \
+                 [{{port: 80, targetPort: {port}, appProtocol: http}}]}}\n---\n"
+            )
+        };
+        let socket = Home::own().state.join(&self.name).join("control.sock");
+        let all: Vec<usize> = (0..services).collect();
+        let appliers = all.chunks(IN_A_FILE).enumerate().map(|(number, part)| {
+            let file = directory.join(format!("services-{number}.yaml"));
+            std::fs::write(&file, part.iter().map(|index| document(*index)).collect::<String>())?;
+            let mut command = Command::new(&self.program);
+            command.arg("apply").arg("-f").arg(file).arg("--socket").arg(&socket);
+            Ok(Running(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
+        });
+        for mut applier in appliers.collect::<anyhow::Result<Vec<Running>>>()? {
+            anyhow::ensure!(applier.0.wait()?.success(), "not all services were registered");
+        }
+        eprintln!("{services} services registered in {:.1} s", started.elapsed().as_secs_f64());
+        Ok(used.into_iter().map(|ip| SocketAddr::new(ip, 80)).collect())
     }
 
     /// Leads all connections to these ports of the proxies instead, outbound and inbound; or leaves them alone.

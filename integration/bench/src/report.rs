@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use anyhow::Context as _;
+
 use crate::measure::Measured;
 use crate::peers::Peer;
 use crate::scenario::{Scenario, Unit};
@@ -110,6 +112,57 @@ pub fn overview(all: &[Rounds]) -> String {
     text
 }
 
+/// Rows of the short table, of those that were measured.
+const SHORT: [&str; 11] = [
+    "mesh-http1",
+    "mesh-http1-paced",
+    "mesh-h2",
+    "hop-http1",
+    "mesh-tcp",
+    "hop-tcp",
+    "door-handshake",
+    "hop-connect",
+    "hop-idle",
+    "door-idle",
+    "mesh-rest",
+];
+/// What stands before and after the short table in the README.
+const BEGIN: &str = "<!-- Written by integration/bench/run --write. -->\n";
+const END: &str = "<!-- End of what is written. -->\n";
+
+/// The table for those who want to know in a minute: medians, and what Weft's is of them.
+#[must_use]
+pub fn short(all: &[Rounds]) -> String {
+    let mut text = "| | unit | Weft | Envoy | HAProxy | nginx |\n|---|---|---|---|---|---|\n".to_owned();
+    for rounds in all.iter().filter(|rounds| SHORT.contains(&rounds.scenario.name)) {
+        let cost = |peer| rounds.typical(peer, |one| one.cost);
+        // Of Envoy the way that is cheaper.
+        let h2 = cost(Peer::EnvoyH2).filter(|h2| cost(Peer::Envoy).is_none_or(|h1| *h2 < h1));
+        let envoy = if h2.is_some() { Peer::EnvoyH2 } else { Peer::Envoy };
+        let other = |peer| {
+            let share = ratio(&rounds.of(Peer::Weft, |one| one.cost), &rounds.of(peer, |one| one.cost));
+            let share = share.map(|share| format!(" ({:.2})", share.median)).unwrap_or_default();
+            format!("{}{share}", shown(cost(peer)))
+        };
+        let Scenario { title, unit, .. } = rounds.scenario;
+        let [envoy, haproxy, nginx] = [envoy, Peer::Haproxy, Peer::Nginx].map(other);
+        let weft = shown(cost(Peer::Weft));
+        // Writing to a string cannot fail.
+        writeln!(text, "| {title} | {} | {weft} | {envoy} | {haproxy} | {nginx} |", unit.heading()).unwrap_or_default();
+    }
+    text
+}
+
+/// A text with `block` between the marks instead of what was there.
+///
+/// # Errors
+/// It has no such marks.
+pub fn refreshed(text: &str, block: &str) -> anyhow::Result<String> {
+    let marks = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    let (before, after) = marks.with_context(|| format!("there are no lines {BEGIN:?} and {END:?}"))?;
+    Ok([before, BEGIN, block, END, after].concat())
+}
+
 /// Three significant digits.
 fn shown(value: Option<f64>) -> String {
     match value {
@@ -176,6 +229,35 @@ mod tests {
         let text = overview(&[rounds()]);
         let last = text.trim().lines().next_back().unwrap();
         assert!(last.ends_with("| CPU µs/request | 21.0 | 42.0 | – | – | – |"), "{last}");
+    }
+
+    #[test]
+    fn the_short_table_has_medians_and_shares_and_envoy_as_it_is_cheaper() {
+        let mut rounds = rounds();
+        let line = |rounds: &Rounds| short(std::slice::from_ref(rounds)).lines().nth(2).unwrap_or_default().to_owned();
+        let title = rounds.scenario.title;
+        assert_eq!(line(&rounds), format!("| {title} | CPU µs/request | 21.0 | 42.0 (0.50) | – | – |"));
+        let cheaper =
+            rounds.peers[1].1.iter().map(|one| Measured { cost: one.cost.map(|cost| 1.5 * cost), ..one.clone() });
+        rounds.peers.push((Peer::EnvoyH2, cheaper.collect()));
+        assert_eq!(line(&rounds), format!("| {title} | CPU µs/request | 21.0 | 31.5 (0.67) | – | – |"));
+        rounds.scenario.name = "mesh-log-on";
+        assert_eq!(line(&rounds), "", "a row of the long tables only");
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_is_written() {
+        let text = format!("# Weft\n{BEGIN}old\n{END}## More\n");
+        assert_eq!(refreshed(&text, "new\n").unwrap(), format!("# Weft\n{BEGIN}new\n{END}## More\n"));
+        assert!(refreshed("# Weft\n", "new\n").is_err());
+        let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+        refreshed(&readme, "new\n").unwrap();
+    }
+
+    #[test]
+    fn the_short_table_names_rows_that_there_are() {
+        let all = scenario::all();
+        assert!(SHORT.iter().all(|name| all.iter().any(|one| one.name == *name)));
     }
 
     #[test]

@@ -94,12 +94,20 @@ impl Scenario {
 const HOP: Job = Job::new(Shape::Hop, App::Http1);
 const MESH: Job = Job::new(Shape::Mesh, App::Http1);
 const DOOR: Job = Job::new(Shape::Door, App::Http1);
+const MESH_OF_MANY: Job = Job { services: 10_000, ..MESH };
 const MESH_H2: Job = Job::new(Shape::Mesh, App::H2);
 const MESH_GRPC: Job = Job::new(Shape::Mesh, App::Grpc);
 const MESH_TCP: Job = Job::new(Shape::Mesh, App::Tcp);
 const HOP_TCP: Job = Job::new(Shape::Hop, App::Tcp);
 /// Connections of the rows that hold many.
 const MANY: usize = 5000;
+
+/// What is counted beside rows of the comparison: it says what grows, which needs no other proxy.
+#[must_use]
+pub fn counted_only() -> Vec<Scenario> {
+    let many = Job { endpoints: 10_000, favoured: true, ..HOP };
+    vec![Scenario::new("hop-endpoints-10000", "hop-http1, 10,000 endpoints", many, Kind::Http1, 1)]
+}
 
 /// All rows.
 #[must_use]
@@ -144,7 +152,7 @@ pub fn all() -> Vec<Scenario> {
         },
         new("mesh-log-on", "mesh-http1, all keep access records", Job { log: Log::On, ..MESH }, Kind::Http1, 64),
         new("mesh-log-off", "mesh-http1, none keeps access records", Job { log: Log::Off, ..MESH }, Kind::Http1, 64),
-        new("mesh-services", "mesh-http1, 5,000 services known", Job { services: 5000, ..MESH }, Kind::Http1, 64),
+        new("mesh-services", "mesh-http1, 10,000 services known", MESH_OF_MANY, Kind::Http1, 64),
         Scenario {
             place: Place::Namespaces,
             ..new("netns-http1", "mesh-http1 in namespaces, through iptables", MESH, Kind::Http1, 64)
@@ -152,6 +160,16 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             place: Place::Namespaces,
             ..new("netns-http1-paced", "mesh-http1-paced in namespaces, through iptables", MESH, Kind::Http1Paced, 16)
+        },
+        Scenario {
+            place: Place::Namespaces,
+            ..new(
+                "netns-services",
+                "netns-http1, 10,000 services known, 10 of them in use",
+                MESH_OF_MANY,
+                Kind::Http1,
+                64,
+            )
         },
         new("hop-endpoints", "hop-http1, 1,000 endpoints", Job { endpoints: 1000, ..HOP }, Kind::Http1, 64),
     ]

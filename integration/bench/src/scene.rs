@@ -23,14 +23,17 @@ use crate::scenario::{Place, Scenario};
 pub const PROXY_CPU: usize = 0;
 /// Where client and backend run: the second.
 pub const LOAD_CPU: usize = 1;
-/// How long anything may take to start, or to say what it has to say.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take to start, or to say what it has to say. Generous: on a busy machine Envoy takes more than a
+/// minute for 10,000 services with a TLS context each.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Everything but the client. Dropping ends it.
 #[derive(Debug)]
 pub struct Scene {
     /// Where the client connects.
     pub entrance: SocketAddr,
+    /// Where else: other services, if more than one is in use.
+    pub also: Vec<SocketAddr>,
     /// How the client is started: this program, perhaps by way of others.
     pub client: Vec<String>,
     proxies: Vec<u32>,
@@ -79,6 +82,7 @@ impl Scene {
         }
         Ok(Self {
             entrance,
+            also: Vec::new(),
             client: own,
             proxies: running.iter().map(Proxy::id).collect(),
             backend: helper.id(),
@@ -97,10 +101,15 @@ impl Scene {
         let server = SocketAddr::new(namespaces.server, port);
         let (any, local) = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv4Addr::LOCALHOST));
         let [outbound, inbound] = [17001, 17006];
-        let (mut proxies, mut running) = (Vec::new(), Vec::new());
+        let (mut proxies, mut running, mut entrances) = (Vec::new(), Vec::new(), vec![server]);
         match peer {
             Peer::Direct => namespaces.redirect(None)?,
-            Peer::Weft => proxies.extend(namespaces.sidecars),
+            Peer::Weft => {
+                proxies.extend(namespaces.sidecars);
+                if scenario.job.services > 1 {
+                    entrances = namespaces.register(directory, scenario.job.services, port)?;
+                }
+            }
             Peer::Envoy | Peer::EnvoyH2 | Peer::Haproxy | Peer::Nginx => {
                 namespaces.redirect(Some([outbound, inbound]))?;
                 let site = Site {
@@ -118,8 +127,10 @@ impl Scene {
                 proxies.extend(running.iter().map(Proxy::id));
             }
         }
+        let (entrance, also) = entrances.split_first().context("no entrance")?;
         Ok(Self {
-            entrance: server,
+            entrance: *entrance,
+            also: also.to_vec(),
             client: namespaces.client(),
             proxies,
             backend: namespaces.backend,

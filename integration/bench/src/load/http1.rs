@@ -38,9 +38,11 @@ struct Talk {
 impl Client {
     fn connect(args: &LoadArgs) -> anyhow::Result<Self> {
         let poll = Poll::new()?;
+        let targets = std::iter::once(&args.target).chain(&args.also).cycle();
         let talks = (0..args.connections)
-            .map(|index| {
-                let stream = std::net::TcpStream::connect(args.target).context("cannot connect")?;
+            .zip(targets)
+            .map(|(index, target)| {
+                let stream = std::net::TcpStream::connect(target).context("cannot connect")?;
                 stream.set_nodelay(true)?;
                 stream.set_nonblocking(true)?;
                 let mut stream = TcpStream::from_std(stream);

@@ -55,6 +55,9 @@ pub struct LoadArgs {
     /// Where to connect.
     #[arg(long)]
     pub target: SocketAddr,
+    /// Where else; HTTP/1.1 connections go to all in turn.
+    #[arg(long)]
+    pub also: Vec<SocketAddr>,
     /// Connections at a time.
     #[arg(long, default_value_t = 1)]
     pub connections: usize,

@@ -53,10 +53,11 @@ fn yaml(post: &Post<'_>) -> anyhow::Result<String> {
     let identity = if secured { format!("spiffeId: '{SERVER_ID}', ") } else { String::new() };
     for service in 0..post.job.services {
         for (index, address) in post.job.endpoint_addresses(post.target).enumerate() {
+            let weight = if post.job.favoured && index == 0 { "weight: 1000000, " } else { "" };
             writeln!(
                 yaml,
                 "  - {{ namespace: default, service: bench-{service}, id: bench-{service}-{index}, address: '{}', \
-                 {identity}ports: [{{ servicePort: 80, targetPort: {}, captured: {secured} }}] }}",
+                 {weight}{identity}ports: [{{ servicePort: 80, targetPort: {}, captured: {secured} }}] }}",
                 address.ip(),
                 address.port(),
             )?;
