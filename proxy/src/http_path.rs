@@ -16,6 +16,7 @@ use weft_core::propagate::peer::{drop_between_proxies, drop_client_identity, set
 use weft_core::propagate::request_id::{RequestId, Trust, ensure};
 use weft_core::propagate::trace::{Sampling, Span, propagate};
 
+use crate::boxed::boxed;
 use crate::entropy::ThreadEntropy;
 use crate::exchange::{Connection, Exchange, Upstream, record_connection};
 use crate::forward::{Destination, forward};
@@ -46,7 +47,9 @@ impl HttpPath {
         let limits = if self.connection.peer.is_some() { &self.worker.mesh_limits } else { &self.worker.limits };
         let limits = Rc::clone(limits);
         if http2 {
-            serve_h2(stream, &limits, drain, &Rc::new(self)).await
+            // Boxed: connections of HTTP/1 are many, and would hold room for it.
+            let path = Rc::new(self);
+            boxed(|| serve_h2(stream, &limits, drain, &path)).await
         } else {
             serve_h1(stream, &limits, drain, &self).await
         }

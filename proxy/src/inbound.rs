@@ -11,12 +11,15 @@ use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
 use weft_core::model::{AppProtocol, InboundMode};
 
+use crate::boxed::boxed;
 use crate::exchange::{Connection, Upstream};
 use crate::forward::Destination;
 use crate::http_path::HttpPath;
 use crate::io::Stream;
 use crate::l4;
-use crate::outbound::{captured_from, is_http, look, open, refuse_loop, unless_drained};
+use crate::outbound::{
+    Begun, Other, captured_from, finish, is_http, look, open, refuse_loop, unless_drained,
+};
 use crate::peek::{Peeked, peek};
 use crate::runtime::drain::drain;
 use crate::runtime::worker::Worker;
@@ -43,6 +46,33 @@ pub async fn serve_to(
     mode: InboundMode,
 ) {
     let mut stream = Stream::plain(socket);
+    // In a box of its own: a connection that waits for its next request holds nothing of how it began.
+    let http2 = match boxed(|| begin(&worker, &connection, &mut stream, address, protocol, mode)).await {
+        Start::Mesh => return mesh(worker, &connection, stream, Site::Local { address, protocol }).await,
+        Start::Plain(Begun::Http(_, http2)) => http2,
+        Start::Plain(Begun::Other(other)) => return finish(&worker, &connection, stream, other).await,
+        Start::Plain(Begun::Left) => return,
+    };
+    http(worker, connection, stream, Site::Local { address, protocol }, http2, None).await;
+}
+
+/// What a connection turned out to be.
+enum Start {
+    /// Mesh TLS, its first bytes in the stream.
+    Mesh,
+    /// Anything else.
+    Plain(Begun),
+}
+
+/// From the connection to what it speaks.
+async fn begin(
+    worker: &Worker,
+    connection: &Connection,
+    stream: &mut Stream,
+    address: SocketAddr,
+    protocol: AppProtocol,
+    mode: InboundMode,
+) -> Start {
     let site = Site::Local { address, protocol };
     let to = Destination::Local { address, protocol };
     let timeouts = &worker.shared.timeouts;
@@ -50,45 +80,38 @@ pub async fn serve_to(
         let looking = pin!(async {
             match mode {
                 // The application is not dialled for who may not speak to it, nor where the client must speak first.
-                InboundMode::Strict => peek(&mut stream, timeouts.detect).await,
-                InboundMode::Permissive if is_http(protocol) => peek(&mut stream, timeouts.detect).await,
+                InboundMode::Strict => peek(stream, timeouts.detect).await,
+                InboundMode::Permissive if is_http(protocol) => peek(stream, timeouts.detect).await,
                 // A declared tcp port is looked at too: mesh TLS is told from the application's own bytes only by looking.
                 InboundMode::Permissive => {
-                    look(&worker, &mut stream, &undeclared(&to), &site, timeouts.silence_inbound).await
+                    look(worker, stream, &undeclared(&to), &site, timeouts.silence_inbound).await
                 }
             }
         });
         unless_drained(&connection.drain, looking).await
     };
-    let Some(peeked) = looked else { return };
+    let Some(peeked) = looked else { return Start::Plain(Begun::Left) };
     worker.telemetry.detected(worker.now().since(connection.opened));
     let peeked = match peeked {
-        Ok(Peeked::Tls(hello)) if hello.mesh().is_some() => return mesh(worker, &connection, stream, site).await,
+        Ok(Peeked::Tls(hello)) if hello.mesh().is_some() => return Start::Mesh,
         other => other,
     };
     if mode == InboundMode::Strict {
         // Plaintext, and TLS that proves nothing to us.
         let fault = peeked.err().unwrap_or(FaultKind::DownstreamIdentity);
-        return l4::refuse(&worker, &connection, &to.describe(), stream, fault, None);
+        return Start::Plain(Begun::Other(Box::new(Other::Refused(to.describe(), fault))));
     }
-    match peeked {
-        Ok(Peeked::Left) => {}
-        Ok(Peeked::Http1 | Peeked::Http2) if protocol == AppProtocol::Tcp => {
-            l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
-        }
-        Ok(Peeked::Http1) => http(worker, connection, stream, site, false, None).await,
-        Ok(Peeked::Http2) => http(worker, connection, stream, site, true, None).await,
-        Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
+    Start::Plain(match peeked {
+        Ok(Peeked::Left) => Begun::Left,
+        Ok(Peeked::Http1 | Peeked::Http2) if protocol == AppProtocol::Tcp => Begun::bytes(to, None, "tcp"),
+        Ok(Peeked::Http1) => Begun::Http(site, false),
+        Ok(Peeked::Http2) => Begun::Http(site, true),
+        Ok(Peeked::Tls(_)) => Begun::bytes(to, None, "tls"),
         // What is no HTTP where HTTP is declared is told so.
-        Ok(Peeked::Opaque(_)) if is_http(protocol) => http(worker, connection, stream, site, false, None).await,
-        Ok(Peeked::Opaque(way)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
-        Err(fault) => {
-            if fault == FaultKind::DetectTimeout {
-                worker.telemetry.count(Counter::DetectTimeout);
-            }
-            l4::refuse(&worker, &connection, &to.describe(), stream, fault, None);
-        }
-    }
+        Ok(Peeked::Opaque(_)) if is_http(protocol) => Begun::Http(site, false),
+        Ok(Peeked::Opaque(way)) => Begun::bytes(to, way, "tcp"),
+        Err(fault) => Begun::refused(worker, to.describe(), fault),
+    })
 }
 
 /// As the destination, with its protocol left to detection.
@@ -103,7 +126,7 @@ fn undeclared(to: &Destination) -> Destination {
 async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, site: Site) {
     let hello = stream.take_prefix();
     let Ok(socket) = stream.into_socket() else { return };
-    let (stream, peer) = match worker.acceptor.accept(socket, &hello).await {
+    let (stream, peer) = match boxed(|| worker.acceptor.accept(socket, &hello)).await {
         Ok((tls, peer)) => (Stream::tls_server(tls), peer),
         Err(error) => {
             worker.telemetry.count(Counter::DownstreamHandshakeFailed);
@@ -119,7 +142,7 @@ async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, s
         MeshAlpn::Http1 => http(worker, connection, stream, site, false, Some(until)).await,
         MeshAlpn::Http2 => http(worker, connection, stream, site, true, Some(until)).await,
         // Rare and large: kept out of the future that every connection is.
-        MeshAlpn::Tcp => Box::pin(bytes(worker, connection, stream, site, until)).await,
+        MeshAlpn::Tcp => boxed(|| bytes(worker, connection, stream, site, until)).await,
     }
 }
 

@@ -5,10 +5,12 @@
 //! and come out first. Byte counters are plain fields: a `Stream` holds no `Rc`, so it can move to another worker.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
@@ -137,6 +139,14 @@ impl Stream {
         }
     }
 
+    /// Whether nothing has arrived at the socket that was not read: asks the kernel, whatever readiness was last heard of.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let Some(socket) = self.socket() else { return false };
+        let waiting = SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
+        self.prefix.is_empty() && matches!(waiting, Ok(0) | Err(_))
+    }
+
     /// Whether the bytes on the socket are the application's own, so that they may be spliced.
     #[must_use]
     pub const fn is_plain(&self) -> bool {
@@ -176,7 +186,7 @@ impl Stream {
             Inner::H2(tunnel) => tunnel.reset(),
             Inner::Plain(_) | Inner::TlsServer(_) | Inner::TlsClient(_) => {
                 if let Some(socket) = self.socket() {
-                    socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)).unwrap_or_default();
+                    SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)).unwrap_or_default();
                 }
             }
         }

@@ -5,6 +5,7 @@
 
 pub mod application;
 pub mod bootstrap;
+pub mod boxed;
 pub mod clock;
 pub mod diagnostics;
 pub mod dial;

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -76,20 +77,22 @@ fn listen_once(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    tune(&socket);
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Options of a connection that was accepted or opened: no delay, and a dead peer is noticed. A socket that refuses one
-/// still works.
-pub fn tune(socket: &TcpStream) {
-    let reference = SockRef::from(socket);
+/// No delay, and a dead peer is noticed: for a connection that was opened, or for a listener, whose connections have it
+/// from there (Linux copies the options of a listener; setting them on each connection would be six system calls). A
+/// socket that refuses one still works.
+pub fn tune(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_PROBES);
     let tuned = socket
-        .set_nodelay(true)
-        .and_then(|()| reference.set_tcp_user_timeout(Some(USER_TIMEOUT)))
-        .and_then(|()| reference.set_tcp_keepalive(&keepalive));
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(USER_TIMEOUT)))
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive));
     if let Err(error) = tuned {
         tracing::debug!(%error, "socket option refused");
     }
@@ -225,6 +228,8 @@ impl Drop for Admitted {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     #[test]
@@ -258,6 +263,29 @@ mod tests {
         assert!(ports.iter().all(|port| *port == ports[0] && *port != 0));
         let to = SocketAddr::from(([127, 0, 0, 1], ports[0]));
         connect(to, false, Duration::from_secs(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn accepted_connections_are_tuned_by_their_listener() {
+        let given = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listeners = [
+            listen("127.0.0.1:0".parse().unwrap(), 1).unwrap(),
+            listen("[::]:0".parse().unwrap(), 1).unwrap(),
+            Bind::Inherited(given.as_raw_fd()).open(1).unwrap(),
+        ];
+        for listener in listeners.into_iter().flatten() {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let to = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+            let (near, far) = tokio::join!(connect(to, false, Duration::from_secs(5)), listener.accept());
+            for socket in [near.unwrap(), far.unwrap().0] {
+                let socket = SockRef::from(&socket);
+                assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_EVERY);
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+            }
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use weft_core::fault::FaultKind;
 use weft_core::model::AppProtocol;
 
+use crate::boxed::boxed;
 use crate::exchange::{Connection, Upstream};
 use crate::forward::Destination;
 use crate::http_path::HttpPath;
@@ -30,42 +31,86 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr
 
 /// Serves one connection whose destination is `site`: of the workload, of a gateway's client, or of a static listener.
 pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site) {
-    let located = site.locate(&worker).await;
-    count_destination(&worker, &located);
+    // In a box of its own: a connection that waits for its next request holds nothing of how it began.
+    let (site, http2) = match boxed(|| begin(&worker, &connection, &mut stream, site)).await {
+        Begun::Http(site, http2) => (site, http2),
+        Begun::Other(other) => return finish(&worker, &connection, stream, other).await,
+        Begun::Left => return,
+    };
+    http(worker, connection, stream, site, http2).await;
+}
+
+/// What a connection turned out to be.
+pub(crate) enum Begun {
+    /// HTTP to this site; true: HTTP/2.
+    Http(Site, bool),
+    /// No HTTP.
+    Other(Box<Other>),
+    /// Over already.
+    Left,
+}
+
+/// A connection that carries no HTTP.
+pub(crate) enum Other {
+    /// Bytes, by the way that is open already or by one that is still to be opened, and what the record calls them.
+    Bytes(Destination, Option<Way>, &'static str),
+    /// To be reset, with a record.
+    Refused(Upstream, FaultKind),
+}
+
+impl Begun {
+    pub(crate) fn bytes(to: Destination, way: Option<Way>, protocol: &'static str) -> Self {
+        Self::Other(Box::new(Other::Bytes(to, way, protocol)))
+    }
+
+    pub(crate) fn refused(worker: &Worker, upstream: Upstream, fault: FaultKind) -> Self {
+        if fault == FaultKind::DetectTimeout {
+            worker.telemetry.count(Counter::DetectTimeout);
+        }
+        Self::Other(Box::new(Other::Refused(upstream, fault)))
+    }
+}
+
+/// What there is to do for a connection without HTTP.
+pub(crate) async fn finish(worker: &Rc<Worker>, connection: &Connection, stream: Stream, other: Box<Other>) {
+    match *other {
+        Other::Bytes(to, way, protocol) => {
+            boxed(|| l4::carry(worker, connection, &to, stream, way, protocol)).await;
+        }
+        Other::Refused(upstream, fault) => l4::refuse(worker, connection, &upstream, stream, fault, None),
+    }
+}
+
+/// From the connection to what it speaks.
+async fn begin(worker: &Worker, connection: &Connection, stream: &mut Stream, site: Site) -> Begun {
+    let located = site.locate(worker).await;
+    count_destination(worker, &located);
     let timeouts = &worker.shared.timeouts;
     let looked = {
         let looking = pin!(async {
             match &located {
-                Ok(to) => look(&worker, &mut stream, to, &site, timeouts.silence).await,
+                Ok(to) => look(worker, stream, to, &site, timeouts.silence).await,
                 // Refused: an HTTP client is told so in its own language.
-                Err(_) => peek(&mut stream, timeouts.detect).await,
+                Err(_) => peek(stream, timeouts.detect).await,
             }
         });
         unless_drained(&connection.drain, looking).await
     };
-    let Some(peeked) = looked else { return };
+    let Some(peeked) = looked else { return Begun::Left };
     worker.telemetry.detected(worker.now().since(connection.opened));
     match (peeked, located) {
-        (Ok(Peeked::Left), _) => {}
-        (Ok(Peeked::Http1), Ok(_)) => http(worker, connection, stream, site, false).await,
-        (Ok(Peeked::Http2), Ok(_)) => http(worker, connection, stream, site, true).await,
-        (Ok(Peeked::Http1), Err(fault)) => http(worker, connection, stream, Site::Refused(fault), false).await,
-        (Ok(Peeked::Http2), Err(fault)) => http(worker, connection, stream, Site::Refused(fault), true).await,
-        (Ok(Peeked::Tls(_)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
-        (Ok(Peeked::Opaque(_)), Ok(to)) if is_http(to.protocol()) => {
-            // What HTTP policy cannot read must not get past it; the client is told so.
-            http(worker, connection, stream, site, false).await;
-        }
-        (Ok(Peeked::Opaque(way)), Ok(to)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
-        (Ok(Peeked::Tls(_) | Peeked::Opaque(_)), Err(fault)) => {
-            l4::refuse(&worker, &connection, &Upstream::default(), stream, fault, None);
-        }
+        (Ok(Peeked::Left), _) => Begun::Left,
+        (Ok(Peeked::Http1), Ok(_)) => Begun::Http(site, false),
+        (Ok(Peeked::Http2), Ok(_)) => Begun::Http(site, true),
+        (Ok(Peeked::Http1), Err(fault)) => Begun::Http(Site::Refused(fault), false),
+        (Ok(Peeked::Http2), Err(fault)) => Begun::Http(Site::Refused(fault), true),
+        (Ok(Peeked::Tls(_)), Ok(to)) => Begun::bytes(to, None, "tls"),
+        // What HTTP policy cannot read must not get past it; the client is told so.
+        (Ok(Peeked::Opaque(_)), Ok(to)) if is_http(to.protocol()) => Begun::Http(site, false),
+        (Ok(Peeked::Opaque(way)), Ok(to)) => Begun::bytes(to, way, "tcp"),
+        (Ok(Peeked::Tls(_) | Peeked::Opaque(_)), Err(fault)) => Begun::refused(worker, Upstream::default(), fault),
         (Err(fault), located) => {
-            if fault == FaultKind::DetectTimeout {
-                worker.telemetry.count(Counter::DetectTimeout);
-            }
-            let upstream = located.map(|to| to.describe()).unwrap_or_default();
-            l4::refuse(&worker, &connection, &upstream, stream, fault, None);
+            Begun::refused(worker, located.map(|to| to.describe()).unwrap_or_default(), fault)
         }
     }
 }
@@ -87,7 +132,8 @@ pub(crate) async fn look(
     let remembered = site.remembered_as();
     let known = remembered.is_some_and(|at| worker.first_bytes.borrow().is_server_first(at, worker.now()));
     let silence = if known { Duration::ZERO } else { silence };
-    let dial = async { l4::open(worker, to).await.map_err(|(fault, _)| fault) };
+    // Boxed, being rare and large: most clients speak before it is begun.
+    let dial = async { boxed(|| l4::open(worker, to)).await.map_err(|(fault, _)| fault) };
     let (peeked, ended_by) = peek_speculating(stream, timeouts.detect, silence, dial).await?;
     match ended_by {
         Silence::ServerFirst => worker.telemetry.count(Counter::ServerFirst),

@@ -191,6 +191,20 @@ impl Conn {
         }
     }
 
+    /// Whether the peer has sent nothing that was not consumed, as far as the kernel knows.
+    pub(crate) fn is_said(&self) -> bool {
+        self.read.is_empty() && (self.eof || self.stream.as_ref().is_some_and(Stream::is_drained))
+    }
+
+    /// Before the end of the whole connection, which says the rest by itself: nothing but what TLS has to say.
+    pub(crate) fn poll_last_word(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.stream {
+            // The peer may be gone; the end is the same.
+            Some(stream) if !stream.is_plain() => Pin::new(stream).poll_shutdown(cx).map(drop),
+            Some(_) | None => Poll::Ready(()),
+        }
+    }
+
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
             Some(stream) => Pin::new(stream).poll_shutdown(cx),

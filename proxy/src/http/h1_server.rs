@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use ::http::Method;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,6 +28,7 @@ use super::{
     Body, BodyError, ExchangeEnd, Frame, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
     refusal_response,
 };
+use crate::boxed::boxed;
 use crate::io::Stream;
 use crate::runtime::drain::DrainSignal;
 
@@ -72,12 +73,13 @@ pub async fn serve_h1<H: Handler>(stream: Stream, limits: &HttpLimits, drain: Dr
                 return end;
             }
             Err(NoHead::Refused(refusal)) => {
-                server.refuse(refusal).await;
+                boxed(|| server.refuse(refusal)).await;
                 return ServeEnd::Fault(refusal_fault(refusal));
             }
         };
         server.first = false;
-        if let Err(end) = server.exchange(parsed).await {
+        // Boxed: a connection that waits for its next request holds nothing of the last one.
+        if let Err(end) = boxed(|| server.exchange(parsed)).await {
             return end;
         }
     }
@@ -99,6 +101,8 @@ enum Refused {
 /// What the response depends on, kept from the request.
 struct Asked {
     keep: bool,
+    /// The client sends nothing after this request (RFC 9112 section 9.6).
+    last: bool,
     head: bool,
     version: Version,
     expects_continue: bool,
@@ -109,6 +113,7 @@ impl Asked {
         Self {
             // What follows a CONNECT that is refused may be meant for its tunnel, not for us (RFC 9931).
             keep: head.keeps_alive() && head.method != Method::CONNECT,
+            last: !head.keeps_alive() && head.method != Method::CONNECT,
             head: head.method == Method::HEAD,
             version: head.version,
             expects_continue: head.expects_continue(),
@@ -292,7 +297,9 @@ impl<H: Handler> Server<'_, H> {
             }
             (Ok(()), None) if keep && self.drained().await => Ok(()),
             (Ok(()), None) => {
-                self.close().await;
+                if !(asked.last && self.ended_at_once().await) {
+                    self.close().await;
+                }
                 Err(if self.drain.is_draining() { ServeEnd::Drained } else { ServeEnd::Closed })
             }
         }
@@ -442,12 +449,27 @@ impl<H: Handler> Server<'_, H> {
         self.close().await;
     }
 
+    /// Ends the connection of a client that has sent all that it will send: nothing is left to wait for, and nothing can
+    /// come that would make its end a reset. False when there is something after all.
+    async fn ended_at_once(&self) -> bool {
+        if !self.conn.borrow().is_said() {
+            return false;
+        }
+        poll_fn(|cx| self.conn.borrow_mut().poll_last_word(cx)).await;
+        true
+    }
+
     /// Closes in two steps: our direction, then, once the client has ended or the linger time is over, all of it.
     async fn close(&self) {
+        let mut shut = false;
         let closing = poll_fn(|cx| {
             let mut conn = self.conn.borrow_mut();
-            if std::task::ready!(conn.poll_flush(cx)).is_err() || std::task::ready!(conn.poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
+            if !shut {
+                let shutting = ready!(conn.poll_flush(cx)).is_ok() && ready!(conn.poll_shutdown(cx)).is_ok();
+                if !shutting {
+                    return Poll::Ready(());
+                }
+                shut = true;
             }
             let mut dropped = 0;
             loop {

@@ -4,8 +4,9 @@
 //! [`Handler`] as the same [`Request`] and take the same [`Response`], so what decides about a request does not know how
 //! it arrived or leaves. Everything of one HTTP/1 exchange runs inside the task of its downstream connection (inside the
 //! task of its stream for HTTP/2): a response body read from upstream is polled by the writer downstream, and a request
-//! body still on its way is polled along with it. Nothing is spawned, boxed or sent through a channel per message, and
-//! backpressure needs no code of its own: what is not polled is not read.
+//! body still on its way is polled along with it. Nothing is spawned or sent through a channel per message, and
+//! backpressure needs no code of its own: what is not polled is not read. An exchange has one box, so that connections
+//! that wait for their next request hold no room for it.
 //!
 //! Every buffer is bounded: a read buffer by the head limit or [`READ_BYTES_MAX`], pending output by
 //! [`OUT_BYTES_MAX`] plus one piece of body, HTTP/2 by its windows.

@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use socket2::{Socket, Type};
 
-use super::{listen, reopen};
+use super::{listen, reopen, tune};
 
 /// Where a door is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,7 @@ fn inherit(fd: RawFd) -> io::Result<TcpListener> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no listening TCP socket"));
     }
     socket.set_nonblocking(true)?;
+    tune(&socket);
     let listener = TcpListener::from(socket);
     // A process that had it before us may have shut it when it ended.
     reopen(&listener)?;

@@ -180,6 +180,34 @@ fn cve_2025_4366_a_body_nobody_read_is_not_the_next_request() {
 }
 
 #[test]
+fn a_client_that_has_sent_all_is_not_waited_for() {
+    run(async {
+        let check = async |asks: &str, lingers: bool| {
+            let limits = HttpLimits { linger_timeout: Duration::from_secs(3600), ..HttpLimits::default() };
+            let proxy = proxy(Proto::H1, Some((answering(HI).await, Proto::H1)), limits).await;
+            let mut client = TcpStream::connect(proxy.address).await.unwrap();
+            client.write_all(asks.as_bytes()).await.unwrap();
+            let answer = read_all(&mut client).await.expect("an end, and no reset");
+            assert!(answer.ends_with("hi"), "{answer:?}");
+            if lingers {
+                assert!(proxy.ends.borrow().is_empty(), "a reset could overtake the answer to {asks:?}");
+                drop(client);
+            }
+            let ended = async {
+                while proxy.ends.borrow().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), ended).await.expect("nothing is waited for");
+            assert_eq!(*proxy.ends.borrow(), [ServeEnd::Closed], "{asks:?}");
+        };
+        check("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false).await;
+        check("GET / HTTP/1.0\r\nHost: a\r\n\r\n", false).await;
+        check("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nand more", true).await;
+    });
+}
+
+#[test]
 fn a_slow_head_gets_408_and_silence_gets_closed() {
     let limits = HttpLimits {
         head_timeout: Duration::from_millis(50),

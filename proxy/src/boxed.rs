@@ -1,0 +1,10 @@
+//! Large futures, apart from those that wait for them.
+
+use std::pin::Pin;
+
+/// Makes a future in a box. `Box::pin` makes it first and moves it then, because making room might fail while it has
+/// something to drop: for the future of a request that is a copy of 10 KiB. Here there is room first.
+pub fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let room = Box::new_uninit();
+    Box::into_pin(Box::write(room, make()))
+}
