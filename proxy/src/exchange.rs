@@ -23,7 +23,7 @@ use weft_core::share::Caller;
 use weft_core::time::Moment;
 
 use crate::http::ExchangeEnd;
-use crate::runtime::drain::DrainSignal;
+use crate::runtime::drain::Draining;
 use crate::runtime::worker::Worker;
 use crate::tcp::RelayEnd;
 use crate::telemetry::{AccessRecord, Direction, Gauge, Kind};
@@ -45,13 +45,13 @@ pub struct Connection {
     own: OnceCell<SpiffeId>,
     introduction: OnceCell<Introduction>,
     /// Turns on when it is to finish.
-    pub drain: DrainSignal,
+    pub drain: Draining,
 }
 
 impl Connection {
     /// One that was accepted just now.
     #[must_use]
-    pub fn open(worker: &Worker, downstream: SocketAddr, direction: Direction, drain: DrainSignal) -> Self {
+    pub fn open(worker: &Worker, downstream: SocketAddr, direction: Direction, drain: Draining) -> Self {
         let (opened, caller) = (worker.now(), Rc::new(Caller::stranger(downstream.ip())));
         let (own, introduction) = (OnceCell::new(), OnceCell::new());
         let connection = Self { direction, opened, downstream, peer: None, caller, own, introduction, drain };

@@ -24,7 +24,7 @@ use crate::http::{
     ExchangeEnd, Handler, Interim, Refusal, Request, Response, ServeEnd, fault_response, serve_h1, serve_h2,
 };
 use crate::io::Stream;
-use crate::runtime::drain::DrainSignal;
+use crate::runtime::drain::Draining;
 use crate::runtime::worker::Worker;
 use crate::site::Site;
 use crate::tcp::{Moved, RelayEnd, relay};
@@ -43,7 +43,7 @@ pub struct HttpPath {
 
 impl HttpPath {
     /// Serves until the connection ends. Dropping the future closes it and cancels what is under way.
-    pub async fn serve(self, stream: Stream, http2: bool, drain: DrainSignal) -> ServeEnd {
+    pub async fn serve(self, stream: Stream, http2: bool, drain: Draining) -> ServeEnd {
         let limits = if self.connection.peer.is_some() { &self.worker.mesh_limits } else { &self.worker.limits };
         let limits = Rc::clone(limits);
         if http2 {

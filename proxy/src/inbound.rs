@@ -21,7 +21,6 @@ use crate::outbound::{
     Begun, Other, captured_from, finish, is_http, look, open, refuse_loop, unless_drained,
 };
 use crate::peek::{Peeked, peek};
-use crate::runtime::drain::drain;
 use crate::runtime::worker::Worker;
 use crate::site::Site;
 use crate::telemetry::{Counter, Direction, Side};
@@ -48,7 +47,7 @@ pub async fn serve_to(
     let mut stream = Stream::plain(socket);
     // In a box of its own: a connection that waits for its next request holds nothing of how it began.
     let http2 = match boxed(|| begin(&worker, &connection, &mut stream, address, protocol, mode)).await {
-        Start::Mesh => return mesh(worker, &connection, stream, Site::Local { address, protocol }).await,
+        Start::Mesh => return mesh(worker, connection, stream, Site::Local { address, protocol }).await,
         Start::Plain(Begun::Http(_, http2)) => http2,
         Start::Plain(Begun::Other(other)) => return finish(&worker, &connection, stream, other).await,
         Start::Plain(Begun::Left) => return,
@@ -123,26 +122,30 @@ fn undeclared(to: &Destination) -> Destination {
 }
 
 /// Ends mesh TLS and serves what is inside.
-async fn mesh(worker: Rc<Worker>, connection: &Connection, mut stream: Stream, site: Site) {
+async fn mesh(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site) {
     let hello = stream.take_prefix();
     let Ok(socket) = stream.into_socket() else { return };
-    let (stream, peer) = match boxed(|| worker.acceptor.accept(socket, &hello)).await {
+    let accepted = boxed(|| worker.acceptor.accept(socket, &hello)).await;
+    // Its buffer is not for the connection's whole life.
+    drop(hello);
+    let (stream, peer) = match accepted {
         Ok((tls, peer)) => (Stream::tls_server(tls), peer),
         Err(error) => {
             worker.telemetry.count(Counter::DownstreamHandshakeFailed);
             tracing::info!(%error, from = %connection.downstream, "mesh handshake refused");
             let end = crate::tcp::RelayEnd { fault: Some(error.downstream_fault()), ..Default::default() };
-            return crate::exchange::record_connection(&worker, connection, &Upstream::default(), Some("tls"), end);
+            return crate::exchange::record_connection(&worker, &connection, &Upstream::default(), Some("tls"), end);
         }
     };
     worker.telemetry.handshake(Side::Downstream, peer.group, peer.resumed);
     let (alpn, until) = (peer.alpn, peer.not_after);
-    let connection = Rc::new(connection.proven(&worker, peer));
+    let proven = Rc::new(connection.proven(&worker, peer));
+    drop(connection);
     match alpn {
-        MeshAlpn::Http1 => http(worker, connection, stream, site, false, Some(until)).await,
-        MeshAlpn::Http2 => http(worker, connection, stream, site, true, Some(until)).await,
+        MeshAlpn::Http1 => http(worker, proven, stream, site, false, Some(until)).await,
+        MeshAlpn::Http2 => http(worker, proven, stream, site, true, Some(until)).await,
         // Rare and large: kept out of the future that every connection is.
-        MeshAlpn::Tcp => boxed(|| bytes(worker, connection, stream, site, until)).await,
+        MeshAlpn::Tcp => boxed(|| bytes(worker, proven, stream, site, until)).await,
     }
 }
 
@@ -182,33 +185,12 @@ async fn http(
     http2: bool,
     until: Option<i64>,
 ) {
-    let path = HttpPath { worker: Rc::clone(&worker), connection, site };
-    let end = match until {
-        None => path.serve(stream, http2, worker.drain.clone()).await,
-        Some(until) => {
-            let (trigger, signal) = drain();
-            let ending = async {
-                tokio::select! {
-                    () = worker.drain.draining() => {}
-                    () = expiry(&worker, until) => {}
-                }
-                trigger.start();
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                end = path.serve(stream, http2, signal) => end,
-                () = ending => return,
-            }
-        }
+    let expiring = until.map(|until| worker.expiries.watch(worker.shared.clock, until));
+    let drain = match &expiring {
+        None => connection.drain.clone(),
+        Some((expired, _)) => connection.drain.or(Rc::clone(expired)),
     };
+    let path = HttpPath { worker, connection, site };
+    let end = path.serve(stream, http2, drain).await;
     tracing::trace!(?end, "connection ended");
-}
-
-async fn expiry(worker: &Worker, until: i64) {
-    loop {
-        let left = until.saturating_sub(worker.shared.clock.unix_seconds());
-        let Ok(left @ 1..) = u64::try_from(left) else { return };
-        // In pieces, because the wall clock may be stepped.
-        tokio::time::sleep(Duration::from_secs(left.min(60))).await;
-    }
 }

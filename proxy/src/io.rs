@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use crate::http::H2Tunnel;
-use crate::net::Watched;
+use crate::net::{Watched, note_written};
 
 /// A connection, whatever carries it.
 ///
@@ -177,6 +177,13 @@ impl Stream {
         }
     }
 
+    fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(len)) = outcome {
+            self.written += *len as u64;
+            note_written();
+        }
+    }
+
     /// Makes the peer see a reset instead of an orderly end when the stream is dropped.
     ///
     /// For a message that ends with the connection but broke off: only a reset tells the peer that it is not whole (RFC
@@ -246,9 +253,7 @@ impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let outcome = forward!(this, io => io.poll_write(cx, buf));
-        if let Poll::Ready(Ok(len)) = outcome {
-            this.written += len as u64;
-        }
+        this.wrote(&outcome);
         outcome
     }
 
@@ -259,9 +264,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let outcome = forward!(this, io => io.poll_write_vectored(cx, bufs));
-        if let Poll::Ready(Ok(len)) = outcome {
-            this.written += len as u64;
-        }
+        this.wrote(&outcome);
         outcome
     }
 

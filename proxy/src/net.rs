@@ -24,7 +24,7 @@ use weft_core::fault::FaultKind;
 pub use bind::Bind;
 pub use mark::{datagrams, dialling, mark_connections};
 pub use shut::{admit, reopen, shut};
-pub use stalls::{LOOK_EVERY, Stalls, Watched};
+pub use stalls::{Stalls, Watched, note_written};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;

@@ -17,7 +17,7 @@ use crate::intercept::original_dst;
 use crate::io::Stream;
 use crate::l4::{self, Way};
 use crate::peek::{Peeked, Silence, peek, peek_speculating};
-use crate::runtime::drain::DrainSignal;
+use crate::runtime::drain::Draining;
 use crate::runtime::worker::Worker;
 use crate::site::{Site, count_destination};
 use crate::telemetry::{Counter, Direction};
@@ -176,7 +176,7 @@ pub(crate) fn captured_from(socket: &TcpStream) -> Option<SocketAddr> {
 /// then loses nothing. `None`: close it.
 ///
 /// Takes what is pinned already: by value it would take its place twice, in this future and in the caller's.
-pub(crate) async fn unless_drained<T>(drain: &DrainSignal, looking: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+pub(crate) async fn unless_drained<T>(drain: &Draining, looking: Pin<&mut impl Future<Output = T>>) -> Option<T> {
     tokio::select! {
         looked = looking => Some(looked),
         () = async { drain.draining().await; tokio::time::sleep(FIRST_BYTES_WHILE_DRAINING).await } => None,

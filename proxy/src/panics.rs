@@ -73,6 +73,7 @@ mod tests {
             spawn_local(async move {
                 let (socket, _) = listener.accept().await.unwrap();
                 let (_trigger, signal) = drain();
+                let signal = signal.here();
                 serve_h2(Stream::plain(socket), &Rc::new(HttpLimits::default()), signal, &Rc::new(Fragile)).await
             });
             let (client, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::boxed::boxed;
 use crate::io::Stream;
-use crate::runtime::drain::DrainSignal;
+use crate::runtime::drain::Draining;
 
 /// Body of a request on an HTTP/1 connection.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl H1RequestBody {
 }
 
 /// Serves one HTTP/1 connection until it ends. Dropping the future drops the request at hand and closes.
-pub async fn serve_h1<H: Handler>(stream: Stream, limits: &HttpLimits, drain: DrainSignal, handler: &H) -> ServeEnd {
+pub async fn serve_h1<H: Handler>(stream: Stream, limits: &HttpLimits, drain: Draining, handler: &H) -> ServeEnd {
     let conn = Rc::new(RefCell::new(Conn::new(stream, limits.message)));
     let parser = RequestParser::new(limits.message);
     let mut server = Server { conn, parser, limits, drain, handler, first: true };
@@ -125,7 +125,7 @@ struct Server<'a, H> {
     conn: Shared,
     parser: RequestParser,
     limits: &'a HttpLimits,
-    drain: DrainSignal,
+    drain: Draining,
     handler: &'a H,
     first: bool,
 }

@@ -34,7 +34,7 @@ use super::{
     refusal_response,
 };
 use crate::io::Stream;
-use crate::runtime::drain::DrainSignal;
+use crate::runtime::drain::Draining;
 
 /// After a GOAWAY for this long a client has heard it; streams that it opens later are refused, unprocessed.
 const GOAWAY_HEARD: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ fn header_list_max(limits: &HttpLimits) -> u32 {
 pub async fn serve_h2<H: Handler + 'static>(
     stream: Stream,
     limits: &Rc<HttpLimits>,
-    drain: DrainSignal,
+    drain: Draining,
     handler: &Rc<H>,
 ) -> ServeEnd {
     let end = serve(stream, limits, drain, handler).await;
@@ -65,7 +65,7 @@ pub async fn serve_h2<H: Handler + 'static>(
 async fn serve<H: Handler + 'static>(
     stream: Stream,
     limits: &Rc<HttpLimits>,
-    drain: DrainSignal,
+    drain: Draining,
     handler: &Rc<H>,
 ) -> ServeEnd {
     let mut builder = server::Builder::new();

@@ -2,13 +2,17 @@
 //!
 //! `TCP_USER_TIMEOUT` finds peers that are gone while data waits for them, but Linux counts the time in which a peer's
 //! window is closed too (tcp(7)): a database client that works on one batch for a quarter of a minute, or an application
-//! that takes an upload in bursts, would lose its connection. So the sockets of a worker are looked at from time to time.
+//! that takes an upload in bursts, would lose its connection. So the sockets of a worker are looked at from time to time,
+//! while anything is written to them or waits in one: a worker that carries nothing is not woken.
 //! One that has data to send, none of it under way, is held up by its peer's window, and its timeout is lifted until data
 //! moves again; that the peer is still there is seen by its answers to window probes, which the kernel counts itself.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use nix::libc::c_int;
@@ -18,7 +22,43 @@ use tokio::net::TcpStream;
 use super::USER_TIMEOUT;
 
 /// How often the sockets are looked at. Well within [`USER_TIMEOUT`], which begins when the window closes.
-pub const LOOK_EVERY: Duration = Duration::from_secs(4);
+const LOOK_EVERY: Duration = Duration::from_secs(4);
+
+thread_local! {
+    /// What is written to the sockets of this thread, which are those of its worker.
+    static WRITTEN: Written = const { Written { lately: Cell::new(false), looker: RefCell::new(None) } };
+}
+
+struct Written {
+    lately: Cell<bool>,
+    looker: RefCell<Option<Waker>>,
+}
+
+/// Something was written to a socket of this thread's worker.
+pub fn note_written() {
+    WRITTEN.with(|written| {
+        if !written.lately.replace(true) {
+            let looker = written.looker.borrow_mut().take();
+            if let Some(looker) = looker {
+                looker.wake();
+            }
+        }
+    });
+}
+
+/// Waits until something is written.
+async fn written() {
+    poll_fn(|cx| {
+        WRITTEN.with(|written| {
+            if written.lately.get() {
+                return Poll::Ready(());
+            }
+            *written.looker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    })
+    .await;
+}
 
 /// The sockets of one worker.
 #[derive(Clone, Debug, Default)]
@@ -49,25 +89,37 @@ impl Stalls {
         Watched { stalls: self.clone(), fd }
     }
 
-    /// Looks at all sockets once: one system call for each, more only for those that wait.
-    pub fn look(&self) {
+    /// Looks at the sockets from time to time while anything moves. Never ends; runs on the worker's thread.
+    pub async fn keep_looking(&self) {
+        loop {
+            written().await;
+            tokio::time::sleep(LOOK_EVERY).await;
+            WRITTEN.with(|written| written.lately.set(false));
+            while self.look() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    /// Looks at all sockets once: one system call for each, more only for those that wait. Whether something waits, or a
+    /// timeout is lifted.
+    fn look(&self) -> bool {
+        let mut waits = false;
         for (fd, lifted) in self.sockets().iter_mut() {
-            let stalled = is_stalled(*fd);
+            let unsent = queued(*fd, ioctl::outqnsd);
+            // None of it is under way.
+            let stalled = unsent > 0 && queued(*fd, ioctl::outq) == unsent;
             if stalled != *lifted && set_timeout(*fd, stalled) {
                 *lifted = stalled;
             }
+            waits |= unsent > 0 || *lifted;
         }
+        waits
     }
 
     fn sockets(&self) -> std::sync::MutexGuard<'_, HashMap<RawFd, bool>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether bytes wait of which none is under way.
-fn is_stalled(fd: RawFd) -> bool {
-    let unsent = queued(fd, ioctl::outqnsd);
-    unsent > 0 && queued(fd, ioctl::outq) == unsent
 }
 
 #[allow(unsafe_code, reason = "no safe wrapper knows these two requests of Linux (tcp(7), linux/sockios.h)")]
@@ -115,7 +167,7 @@ mod tests {
         super::super::tune(&near);
         let stalls = Stalls::default();
         let watched = stalls.watch(&near);
-        stalls.look();
+        assert!(!stalls.look(), "there is nothing to come back for");
         assert_eq!(timeout_of(&near), Some(USER_TIMEOUT), "an idle one is not touched");
         // Until no more is taken, and the last of it is acknowledged.
         while near.try_write(&[7; 65536]).is_ok() {
@@ -124,7 +176,7 @@ mod tests {
         let lifting = async {
             while timeout_of(&near).is_some() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                stalls.look();
+                assert!(stalls.look());
             }
         };
         tokio::time::timeout(Duration::from_secs(20), lifting)
@@ -142,5 +194,19 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), reading).await.expect("it is set again when data moves");
         drop(watched);
         assert!(stalls.sockets().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sockets_are_looked_at_while_something_is_written_and_not_else() {
+        let looks = |stalls: Stalls| async move {
+            // With time standing still unless all wait for it, whoever never looks never ends.
+            tokio::time::timeout(Duration::from_secs(3600), stalls.keep_looking()).await.unwrap_err();
+        };
+        looks(Stalls::default()).await;
+        assert!(WRITTEN.with(|written| written.looker.borrow().is_some()), "it waits to be woken");
+        note_written();
+        assert!(WRITTEN.with(|written| written.looker.borrow().is_none()), "it was woken");
+        looks(Stalls::default()).await;
+        assert!(WRITTEN.with(|written| !written.lately.get()), "it has looked, and waits again");
     }
 }

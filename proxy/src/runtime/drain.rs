@@ -1,6 +1,13 @@
 //! The signal that the proxy drains: connections finish what they have and end.
+//!
+//! It is given on another thread than those that heed it. Each worker hears it once and passes it on to its connections,
+//! which wait for it all their lives: as [`Draining`] that costs them no atomic operation and hardly any memory.
 
-use tokio::sync::watch;
+use std::cell::Cell;
+use std::rc::Rc;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_local;
 
 /// Turns the signal on, once and for good. Kept by whoever handles SIGTERM and the admin door.
 #[derive(Debug)]
@@ -13,7 +20,7 @@ impl DrainTrigger {
     }
 }
 
-/// Sees the signal. Cheap to clone.
+/// Sees the signal, on any thread.
 #[derive(Clone, Debug)]
 pub struct DrainSignal(watch::Receiver<bool>);
 
@@ -25,17 +32,71 @@ pub fn drain() -> (DrainTrigger, DrainSignal) {
 }
 
 impl DrainSignal {
-    /// Whether the proxy drains.
+    /// The signal for the connections of this thread; for ever off when the trigger is gone without having fired. Must be
+    /// called where local tasks can be spawned.
     #[must_use]
-    pub fn is_draining(&self) -> bool {
-        *self.0.borrow()
+    pub fn here(mut self) -> Draining {
+        let all = Rc::new(Flag::default());
+        let heard = Rc::clone(&all);
+        heard.on.set(*self.0.borrow());
+        spawn_local(async move {
+            if self.0.wait_for(|on| *on).await.is_ok() {
+                heard.raise();
+            }
+        });
+        Draining { all, own: None }
+    }
+}
+
+/// Whether a connection is to finish: because all of its kind are, or for a reason of its own.
+#[derive(Clone, Debug)]
+pub struct Draining {
+    all: Rc<Flag>,
+    own: Option<Rc<Flag>>,
+}
+
+impl Draining {
+    /// The same, or when this flag is raised.
+    #[must_use]
+    pub fn or(&self, own: Rc<Flag>) -> Self {
+        Self { all: Rc::clone(&self.all), own: Some(own) }
     }
 
-    /// Waits for the drain to start; for ever when the trigger is gone without having fired. Cancel at will.
+    /// Whether it is on.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.all.on.get() || self.own.as_ref().is_some_and(|own| own.on.get())
+    }
+
+    /// Waits for the drain to start. Cancel at will.
     pub async fn draining(&self) {
-        let mut signal = self.0.clone();
-        if signal.wait_for(|on| *on).await.is_err() {
-            std::future::pending::<()>().await;
+        match &self.own {
+            None => self.all.raised().await,
+            Some(own) => tokio::select! {
+                () = self.all.raised() => {}
+                () = own.raised() => {}
+            },
+        }
+    }
+}
+
+/// Raised once, and seen by all who wait on this thread.
+#[derive(Debug, Default)]
+pub struct Flag {
+    on: Cell<bool>,
+    waiting: Notify,
+}
+
+impl Flag {
+    /// For good.
+    pub fn raise(&self) {
+        self.on.set(true);
+        self.waiting.notify_waiters();
+    }
+
+    async fn raised(&self) {
+        if !self.on.get() {
+            self.waiting.notified().await;
         }
     }
 }

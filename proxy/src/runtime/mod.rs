@@ -1,6 +1,7 @@
 //! The process as a runtime: workers, and how they end.
 
 pub mod drain;
+pub mod expiry;
 mod start;
 pub mod worker;
 

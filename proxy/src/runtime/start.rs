@@ -181,15 +181,10 @@ struct Seed {
 async fn work(seed: Seed, sockets: Vec<(Door, TcpListener)>) {
     let Seed { shared, hub, log, instance_id, drain, egress_drain, mut stopping } = seed;
     let telemetry = Telemetry::new(&hub, log.as_ref(), &instance_id, shared.clock);
-    let worker = Rc::new(Worker::new(shared, telemetry, drain, egress_drain));
+    let worker = Rc::new(Worker::new(shared, telemetry, drain.here(), egress_drain.here()));
     let open = Rc::new(Cell::new(0_usize));
     let stalls = worker.stalls.clone();
-    spawn_local(async move {
-        loop {
-            tokio::time::sleep(net::LOOK_EVERY).await;
-            stalls.look();
-        }
-    });
+    spawn_local(async move { stalls.keep_looking().await });
     let mut accepting = Vec::new();
     for (door, socket) in sockets {
         match tokio::net::TcpListener::from_std(socket) {

@@ -421,7 +421,10 @@ async fn connections_beyond_the_bound_are_reset() {
 async fn a_panic_ends_its_connection_and_is_counted() {
     let hub = Hub::new();
     let telemetry = Telemetry::new(&hub, None, "test", Clock::start());
-    let worker = Rc::new(Worker::new(Arc::new(shared(Snapshot::empty(), None)), telemetry, drain().1, drain().1));
+    let local = tokio::task::LocalSet::new();
+    let _entered = local.enter();
+    let [drain, egress] = [drain().1.here(), drain().1.here()];
+    let worker = Rc::new(Worker::new(Arc::new(shared(Snapshot::empty(), None)), telemetry, drain, egress));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());

@@ -12,7 +12,8 @@ use weft_core::model::{AppProtocol, InboundMode};
 use weft_core::snapshot::Snapshot;
 use weft_core::time::Moment;
 
-use super::drain::DrainSignal;
+use super::drain::Draining;
+use super::expiry::Expiries;
 use crate::application::Application;
 use crate::clock::Clock;
 use crate::feed::Resolver;
@@ -113,27 +114,30 @@ pub struct Worker {
     pub stalls: Stalls,
     /// Who speaks first, per destination.
     pub first_bytes: RefCell<FirstBytes>,
+    /// When connections end by the certificates of their peers.
+    pub expiries: Rc<Expiries>,
     /// Bounds toward strangers.
     pub limits: Rc<HttpLimits>,
     /// Bounds between sidecars.
     pub mesh_limits: Rc<HttpLimits>,
     /// Turns on when connections from others drain.
-    pub drain: DrainSignal,
+    pub drain: Draining,
     /// Turns on when the workload's own connections drain, which is last.
-    pub egress_drain: DrainSignal,
+    pub egress_drain: Draining,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
 }
 
 impl Worker {
     /// Must be called on the worker's own thread.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, telemetry: Telemetry, drain: DrainSignal, egress_drain: DrainSignal) -> Self {
+    pub fn new(shared: Arc<Shared>, telemetry: Telemetry, drain: Draining, egress_drain: Draining) -> Self {
         let (identity, clock, within) = (&shared.identity, shared.clock, shared.timeouts.handshake);
         Self {
             acceptor: Acceptor::new(identity.clone(), clock, within),
             connector: Connector::new(identity.clone(), clock, within),
             pools: Rc::new(Pools::new(clock)),
             stalls: Stalls::default(),
+            expiries: Rc::default(),
             first_bytes: RefCell::default(),
             limits: Rc::new(HttpLimits::default()),
             mesh_limits: Rc::new(HttpLimits::between_sidecars()),

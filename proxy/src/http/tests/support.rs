@@ -191,6 +191,7 @@ pub(super) async fn proxy(downstream: Proto, upstream: Option<(SocketAddr, Proto
     let address = listener.local_addr().unwrap();
     let handler = Forward::to(upstream, &limits);
     let (trigger, signal) = drain();
+    let signal = signal.here();
     let ends: Rc<RefCell<Vec<ServeEnd>>> = Rc::default();
     let (forward, list, limits) = (Rc::clone(&handler), Rc::clone(&ends), Rc::new(limits));
     spawn_local(async move {
