@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
 use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -14,7 +13,7 @@ use weft_core::detect::MeshAlpn;
 
 use super::sessions::Sessions;
 use super::verify::{ClientOf, roots};
-use super::{MeshPeer, TlsError, judge};
+use super::{MeshPeer, TlsError, judge, provider};
 use crate::clock::Clock;
 use crate::identity::{Identity, IdentityWatch};
 
@@ -78,7 +77,7 @@ impl Acceptor {
 fn server_config(identity: &Identity, clock: Clock) -> Result<ServerConfig, rustls::Error> {
     let verifier = ClientOf::new(roots(&identity.bundle)?, identity.bundle.trust_domain.clone())?;
     let key = SingleCertAndKey::from(Arc::clone(&identity.certified));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(key));
@@ -87,5 +86,7 @@ fn server_config(identity: &Identity, clock: Clock) -> Result<ServerConfig, rust
     config.session_storage = Arc::new(Sessions::new(clock, identity.not_after));
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
+    // Ours; see `provider`.
+    config.ignore_client_order = true;
     Ok(config)
 }

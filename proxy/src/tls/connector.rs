@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpStream;
@@ -17,7 +16,7 @@ use weft_core::detect::MeshAlpn;
 use weft_core::identity::spiffe::SpiffeId;
 
 use super::verify::{ServerIs, roots};
-use super::{MeshPeer, TlsError, judge};
+use super::{MeshPeer, TlsError, judge, provider};
 use crate::clock::Clock;
 use crate::identity::{Identity, IdentityWatch};
 
@@ -117,7 +116,7 @@ fn client_config(identity: &Identity, expected: &SpiffeId, alpn: MeshAlpn) -> Re
     }
     let verifier = ServerIs::new(roots(&identity.bundle)?, expected.clone());
     let key = SingleCertAndKey::from(Arc::clone(&identity.certified));
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))

@@ -8,11 +8,16 @@
 mod acceptor;
 mod connector;
 mod sessions;
+mod verified;
 mod verify;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::sync::Arc;
+
+use rustls::CipherSuite;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
@@ -99,6 +104,14 @@ impl TlsError {
             Self::Handshake(_) | Self::Alpn => FaultKind::DownstreamTls,
         }
     }
+}
+
+/// The library's cryptography, with AES-128-GCM and SHA-256 before its own first choice, as Go and BoringSSL order them: a
+/// handshake hashes a lot, and processors have instructions for SHA-256 and not for SHA-384.
+fn provider() -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
 }
 
 /// The judgement after every handshake: who the peer is and that its certificate is valid now.

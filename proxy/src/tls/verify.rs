@@ -15,6 +15,7 @@ use rustls::{
 };
 use weft_core::identity::spiffe::{SpiffeId, TrustDomain};
 
+use super::verified::Verified;
 use crate::identity::Bundle;
 use crate::identity::leaf::Leaf;
 
@@ -68,17 +69,18 @@ pub(crate) struct ServerIs {
     /// `None`: the control plane of whatever trust domain the pinned root vouches for.
     expected: Option<SpiffeId>,
     algorithms: WebPkiSupportedAlgorithms,
+    verified: Verified,
 }
 
 impl ServerIs {
     /// Who proves `expected` by a chain to one of these roots.
     pub(crate) fn new(roots: Arc<RootCertStore>, expected: SpiffeId) -> Self {
-        Self { roots: Roots::Of(roots), expected: Some(expected), algorithms: algorithms() }
+        Self { roots: Roots::Of(roots), expected: Some(expected), algorithms: algorithms(), verified: Verified::default() }
     }
 
     /// The control plane whose chain leads to the root with this SHA-256; its trust domain is not known yet.
     pub(crate) fn control_plane_pinned(root_sha256: [u8; 32]) -> Self {
-        Self { roots: Roots::Pinned(root_sha256), expected: None, algorithms: algorithms() }
+        Self { roots: Roots::Pinned(root_sha256), expected: None, algorithms: algorithms(), verified: Verified::default() }
     }
 
     fn roots(&self, presented: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, Error> {
@@ -102,15 +104,19 @@ impl ServerCertVerifier for ServerIs {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let roots = self.roots(intermediates)?;
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, self.algorithms.all)?;
-        let leaf = Leaf::parse(end_entity).map_err(|error| wrong_name(error.to_string()))?;
-        let control_plane = || SpiffeId::control_plane(leaf.id.trust_domain().clone());
-        let expected = self.expected.clone().unwrap_or_else(control_plane);
-        if leaf.id != expected {
-            return Err(wrong_name(format!("peer is {}, expected {expected}", leaf.id)));
-        }
+        let verify = || {
+            let roots = self.roots(intermediates)?;
+            let parsed = ParsedCertificate::try_from(end_entity)?;
+            verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, self.algorithms.all)?;
+            let leaf = Leaf::parse(end_entity).map_err(|error| wrong_name(error.to_string()))?;
+            let control_plane = || SpiffeId::control_plane(leaf.id.trust_domain().clone());
+            let expected = self.expected.clone().unwrap_or_else(control_plane);
+            if leaf.id != expected {
+                return Err(wrong_name(format!("peer is {}, expected {expected}", leaf.id)));
+            }
+            Ok(())
+        };
+        self.verified.or_else(end_entity, intermediates, now, verify)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -142,6 +148,7 @@ impl ServerCertVerifier for ServerIs {
 pub(super) struct ClientOf {
     trust_domain: TrustDomain,
     chain: Arc<dyn ClientCertVerifier>,
+    verified: Verified,
 }
 
 impl ClientOf {
@@ -149,7 +156,7 @@ impl ClientOf {
         let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::new(aws_lc_rs::default_provider()))
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { trust_domain, chain })
+        Ok(Self { trust_domain, chain, verified: Verified::default() })
     }
 }
 
@@ -165,12 +172,16 @@ impl ClientCertVerifier for ClientOf {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        let leaf = Leaf::parse(end_entity).map_err(|error| wrong_name(error.to_string()))?;
-        if *leaf.id.trust_domain() != self.trust_domain {
-            return Err(wrong_name(format!("peer is {}, not of trust domain {}", leaf.id, self.trust_domain)));
-        }
-        Ok(verified)
+        let verify = || {
+            self.chain.verify_client_cert(end_entity, intermediates, now)?;
+            let leaf = Leaf::parse(end_entity).map_err(|error| wrong_name(error.to_string()))?;
+            if *leaf.id.trust_domain() != self.trust_domain {
+                return Err(wrong_name(format!("peer is {}, not of trust domain {}", leaf.id, self.trust_domain)));
+            }
+            Ok(())
+        };
+        self.verified.or_else(end_entity, intermediates, now, verify)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
