@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
@@ -122,30 +123,39 @@ fn undeclared(to: &Destination) -> Destination {
 }
 
 /// Ends mesh TLS and serves what is inside.
-async fn mesh(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site) {
-    let hello = stream.take_prefix();
-    let Ok(socket) = stream.into_socket() else { return };
-    let accepted = boxed(|| worker.acceptor.accept(socket, &hello)).await;
-    // Its buffer is not for the connection's whole life.
-    drop(hello);
-    let (stream, peer) = match accepted {
-        Ok((tls, peer)) => (Stream::tls_server(tls), peer),
-        Err(error) => {
-            worker.telemetry.count(Counter::DownstreamHandshakeFailed);
-            tracing::info!(%error, from = %connection.downstream, "mesh handshake refused");
-            let end = crate::tcp::RelayEnd { fault: Some(error.downstream_fault()), ..Default::default() };
-            return crate::exchange::record_connection(&worker, &connection, &Upstream::default(), Some("tls"), end);
-        }
-    };
-    worker.telemetry.handshake(Side::Downstream, peer.group, peer.resumed);
-    let (alpn, until) = (peer.alpn, peer.not_after);
-    let proven = Rc::new(connection.proven(&worker, peer));
+async fn mesh(worker: Rc<Worker>, connection: Rc<Connection>, stream: Stream, site: Site) {
+    let shaken = boxed(|| shake_hands(&worker, &connection, stream)).await;
     drop(connection);
+    let Some((stream, proven, alpn, until)) = shaken else { return };
     match alpn {
         MeshAlpn::Http1 => http(worker, proven, stream, site, false, Some(until)).await,
         MeshAlpn::Http2 => http(worker, proven, stream, site, true, Some(until)).await,
         // Rare and large: kept out of the future that every connection is.
         MeshAlpn::Tcp => boxed(|| bytes(worker, proven, stream, site, until)).await,
+    }
+}
+
+/// The handshake: what is inside, whose it is, what it speaks, and when the peer's certificate expires.
+async fn shake_hands(
+    worker: &Worker,
+    connection: &Connection,
+    mut stream: Stream,
+) -> Option<(Stream, Rc<Connection>, MeshAlpn, i64)> {
+    let hello = stream.take_prefix();
+    let socket = stream.into_socket().ok()?;
+    match worker.acceptor.accept(socket, &hello).await {
+        Ok((tls, peer)) => {
+            worker.telemetry.handshake(Side::Downstream, peer.group, peer.resumed);
+            let (alpn, until) = (peer.alpn, peer.not_after);
+            Some((Stream::tls_server(tls), Rc::new(connection.proven(worker, peer)), alpn, until))
+        }
+        Err(error) => {
+            worker.telemetry.count(Counter::DownstreamHandshakeFailed);
+            tracing::info!(%error, from = %connection.downstream, "mesh handshake refused");
+            let end = crate::tcp::RelayEnd { fault: Some(error.downstream_fault()), ..Default::default() };
+            crate::exchange::record_connection(worker, connection, &Upstream::default(), Some("tls"), end);
+            None
+        }
     }
 }
 
@@ -177,20 +187,24 @@ async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Strea
 
 /// Serves HTTP. A connection on which an identity was proven is drained when the certificate that proved it expires (K6);
 /// `until` is that time in Unix seconds.
-async fn http(
+///
+/// No async function: it would hold what it hands on twice.
+fn http(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     stream: Stream,
     site: Site,
     http2: bool,
     until: Option<i64>,
-) {
+) -> impl Future<Output = ()> {
     let expiring = until.map(|until| worker.expiries.watch(worker.shared.clock, until));
     let drain = match &expiring {
         None => connection.drain.clone(),
         Some((expired, _)) => connection.drain.or(Rc::clone(expired)),
     };
     let path = HttpPath { worker, connection, site };
-    let end = path.serve(stream, http2, drain).await;
-    tracing::trace!(?end, "connection ended");
+    path.serve(stream, http2, drain).map(move |end| {
+        drop(expiring);
+        tracing::trace!(?end, "connection ended");
+    })
 }

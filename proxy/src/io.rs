@@ -139,6 +139,22 @@ impl Stream {
         }
     }
 
+    /// Whether a read may find something, without a buffer for it; where that cannot be told it may. Wakes when it may.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let silent = match &self.inner {
+            Inner::Plain(_) => self.prefix.is_empty(),
+            // Nothing is decrypted that was not read, and no end was said.
+            Inner::TlsServer(tls) => self.prefix.is_empty() && tls.get_ref().1.wants_read(),
+            Inner::TlsClient(tls) => self.prefix.is_empty() && tls.get_ref().1.wants_read(),
+            Inner::H2(_) => false,
+        };
+        match self.socket() {
+            // What is wrong with it, a read says.
+            Some(socket) if silent => socket.poll_read_ready(cx).map(drop),
+            Some(_) | None => Poll::Ready(()),
+        }
+    }
+
     /// Whether nothing has arrived at the socket that was not read: asks the kernel, whatever readiness was last heard of.
     #[must_use]
     pub fn is_drained(&self) -> bool {

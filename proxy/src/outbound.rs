@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 use weft_core::fault::FaultKind;
 use weft_core::model::AppProtocol;
@@ -196,9 +197,15 @@ pub(crate) fn refuse_loop(worker: &Worker, connection: &Connection, socket: TcpS
     l4::refuse(worker, connection, &Upstream::default(), Stream::plain(socket), FaultKind::Loop, None);
 }
 
-async fn http(worker: Rc<Worker>, connection: Rc<Connection>, stream: Stream, site: Site, http2: bool) {
+/// No async function: it would hold what it hands on twice.
+fn http(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    stream: Stream,
+    site: Site,
+    http2: bool,
+) -> impl Future<Output = ()> {
     let drain = connection.drain.clone();
     let path = HttpPath { worker, connection, site };
-    let end = path.serve(stream, http2, drain).await;
-    tracing::trace!(?end, "connection ended");
+    path.serve(stream, http2, drain).map(|end| tracing::trace!(?end, "connection ended"))
 }

@@ -122,7 +122,8 @@ impl Conn {
 
     /// As [`Self::poll_fill`] for a connection with no message on it: while nothing comes it holds no buffers.
     pub(crate) fn poll_fill_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let polled = self.poll_fill(cx);
+        let silent = !self.eof && self.stream.as_ref().is_some_and(|stream| stream.poll_readable(cx).is_pending());
+        let polled = if silent { Poll::Pending } else { self.poll_fill(cx) };
         if polled.is_pending() {
             self.release();
         }

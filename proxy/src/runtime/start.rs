@@ -348,6 +348,6 @@ mod tests {
     #[test]
     fn a_connection_that_waits_holds_little() {
         let size = size(serve);
-        assert!(size <= 2688, "{size} bytes for what every connection is");
+        assert!(size <= 2304, "{size} bytes for what every connection is");
     }
 }
