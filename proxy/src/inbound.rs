@@ -18,9 +18,7 @@ use crate::forward::Destination;
 use crate::http_path::HttpPath;
 use crate::io::Stream;
 use crate::l4;
-use crate::outbound::{
-    Begun, Other, captured_from, finish, is_http, look, open, refuse_loop, unless_drained,
-};
+use crate::outbound::{Begun, Other, captured_from, finish, is_http, look, open, refuse_loop, unless_drained};
 use crate::peek::{Peeked, peek};
 use crate::runtime::worker::Worker;
 use crate::site::Site;

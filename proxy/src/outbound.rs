@@ -110,9 +110,7 @@ async fn begin(worker: &Worker, connection: &Connection, stream: &mut Stream, si
         (Ok(Peeked::Opaque(_)), Ok(to)) if is_http(to.protocol()) => Begun::Http(site, false),
         (Ok(Peeked::Opaque(way)), Ok(to)) => Begun::bytes(to, way, "tcp"),
         (Ok(Peeked::Tls(_) | Peeked::Opaque(_)), Err(fault)) => Begun::refused(worker, Upstream::default(), fault),
-        (Err(fault), located) => {
-            Begun::refused(worker, located.map(|to| to.describe()).unwrap_or_default(), fault)
-        }
+        (Err(fault), located) => Begun::refused(worker, located.map(|to| to.describe()).unwrap_or_default(), fault),
     }
 }
 

@@ -75,12 +75,22 @@ pub(crate) struct ServerIs {
 impl ServerIs {
     /// Who proves `expected` by a chain to one of these roots.
     pub(crate) fn new(roots: Arc<RootCertStore>, expected: SpiffeId) -> Self {
-        Self { roots: Roots::Of(roots), expected: Some(expected), algorithms: algorithms(), verified: Verified::default() }
+        Self {
+            roots: Roots::Of(roots),
+            expected: Some(expected),
+            algorithms: algorithms(),
+            verified: Verified::default(),
+        }
     }
 
     /// The control plane whose chain leads to the root with this SHA-256; its trust domain is not known yet.
     pub(crate) fn control_plane_pinned(root_sha256: [u8; 32]) -> Self {
-        Self { roots: Roots::Pinned(root_sha256), expected: None, algorithms: algorithms(), verified: Verified::default() }
+        Self {
+            roots: Roots::Pinned(root_sha256),
+            expected: None,
+            algorithms: algorithms(),
+            verified: Verified::default(),
+        }
     }
 
     fn roots(&self, presented: &[CertificateDer<'_>]) -> Result<Arc<RootCertStore>, Error> {
