@@ -19,6 +19,7 @@ pub(crate) fn h1(data: &[u8]) {
     let answered = on_runtime(async move {
         let (stream, peer) = connection();
         let (trigger, signal) = drain();
+        let signal = signal.here();
         let handler = Shared(serving);
         let limits = HttpLimits::default();
         let (_, heard) = tokio::join!(serve_h1(stream, &limits, signal, &handler), talk(peer, parts[0]));

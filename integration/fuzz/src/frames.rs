@@ -39,6 +39,7 @@ pub(crate) fn server(data: &[u8]) {
     let heard = on_runtime(async move {
         let (stream, peer) = connection();
         let (trigger, signal) = drain();
+        let signal = signal.here();
         let handler = Rc::new(Shared(serving));
         let limits = Rc::new(HttpLimits::default());
         let (_, heard) = tokio::join!(serve_h2(stream, &limits, signal, &handler), talk(peer, &says));
