@@ -1,7 +1,7 @@
 //! The signal that the proxy drains: connections finish what they have and end.
 //!
-//! It is given on another thread than those that heed it. Each worker hears it once and passes it on to its connections,
-//! which wait for it all their lives: as [`Draining`] that costs them no atomic operation and hardly any memory.
+//! It is given on another thread than those that heed it. Each worker waits for it once and wakes its connections, which
+//! wait for it all their lives: as [`Draining`] that costs them hardly anything.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -35,13 +35,13 @@ impl DrainSignal {
     /// The signal for the connections of this thread; for ever off when the trigger is gone without having fired. Must be
     /// called where local tasks can be spawned.
     #[must_use]
-    pub fn here(mut self) -> Draining {
-        let all = Rc::new(Flag::default());
-        let heard = Rc::clone(&all);
-        heard.on.set(*self.0.borrow());
+    pub fn here(self) -> Draining {
+        let mut heard = self.0.clone();
+        let all = Rc::new(All { signal: self.0, waiting: Notify::new() });
+        let woken = Rc::clone(&all);
         spawn_local(async move {
-            if self.0.wait_for(|on| *on).await.is_ok() {
-                heard.raise();
+            if heard.wait_for(|on| *on).await.is_ok() {
+                woken.waiting.notify_waiters();
             }
         });
         Draining { all, own: None }
@@ -51,8 +51,14 @@ impl DrainSignal {
 /// Whether a connection is to finish: because all of its kind are, or for a reason of its own.
 #[derive(Clone, Debug)]
 pub struct Draining {
-    all: Rc<Flag>,
+    all: Rc<All>,
     own: Option<Rc<Flag>>,
+}
+
+#[derive(Debug)]
+struct All {
+    signal: watch::Receiver<bool>,
+    waiting: Notify,
 }
 
 impl Draining {
@@ -65,7 +71,7 @@ impl Draining {
     /// Whether it is on.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.all.on.get() || self.own.as_ref().is_some_and(|own| own.on.get())
+        self.all.is_on() || self.own.as_ref().is_some_and(|own| own.on.get())
     }
 
     /// Waits for the drain to start. Cancel at will.
@@ -76,6 +82,20 @@ impl Draining {
                 () = self.all.raised() => {}
                 () = own.raised() => {}
             },
+        }
+    }
+}
+
+impl All {
+    /// At once, whether its worker has woken for it or not.
+    fn is_on(&self) -> bool {
+        *self.signal.borrow()
+    }
+
+    async fn raised(&self) {
+        let waiting = self.waiting.notified();
+        if !self.is_on() {
+            waiting.await;
         }
     }
 }
@@ -95,8 +115,9 @@ impl Flag {
     }
 
     async fn raised(&self) {
+        let waiting = self.waiting.notified();
         if !self.on.get() {
-            self.waiting.notified().await;
+            waiting.await;
         }
     }
 }
