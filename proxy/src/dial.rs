@@ -1,14 +1,17 @@
 //! Opens one connection upstream: TCP, and mesh TLS where the endpoint has an identity. There is no way from here to
-//! plaintext for an endpoint that must be spoken to over TLS.
+//! plaintext for an endpoint that must be spoken to over TLS. An HTTP/1 link to a sidecar may be a stream of a connection
+//! instead; where that does not come about, it has a connection of its own.
 
 use std::rc::Rc;
 
 use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
+use weft_core::reuse::Carrier;
 
+use crate::http::{H1Client, H2Client, NoLink};
 use crate::io::Stream;
 use crate::net;
-use crate::pool::LinkKey;
+use crate::pool::{Checkout, Link, LinkKey, Opened, Shelf, Slot};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{Counter, Side};
 use crate::tls::MeshPeer;
@@ -58,5 +61,70 @@ pub async fn dial(worker: &Worker, key: &LinkKey, alpn: MeshAlpn) -> Result<Link
             tracing::debug!(%error, address = %key.address, "mesh handshake failed");
             Err(error.upstream_fault())
         }
+    }
+}
+
+/// As [`dial`], for HTTP/2 requests or shared links.
+///
+/// # Errors
+/// As [`dial`], and those of [`H2Client::connect`].
+pub async fn dial_http2(worker: &Worker, key: &LinkKey) -> Result<Opened, FaultKind> {
+    let Linked { stream, peer, expires } = dial(worker, key, MeshAlpn::Http2).await?;
+    let limits = if key.identity.is_some() { &worker.mesh_limits } else { &worker.limits };
+    let client = H2Client::connect(stream, limits, "http").await?;
+    Ok(Opened { client, peer, expires })
+}
+
+/// Opens a link for HTTP/1 requests. Cancelling closes.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn dial_http1(
+    worker: &Worker,
+    key: &LinkKey,
+    (shelf, slot): (&Shelf, Slot),
+    carrier: Carrier,
+) -> Result<(H1Client, Rc<Link>), FaultKind> {
+    let limits = if key.identity.is_some() { worker.mesh_limits.message } else { worker.limits.message };
+    let shared = match carrier {
+        // Boxed: rare, and in the future of every request.
+        Carrier::Shared => Box::pin(share(worker, key, shelf)).await?,
+        Carrier::Own => None,
+    };
+    if let Some((stream, Checkout { peer, life, expires, .. })) = shared {
+        worker.telemetry.count(Counter::LinksShared);
+        // What is spoken on it.
+        let peer = peer.map(|peer| Rc::new(MeshPeer { alpn: MeshAlpn::Http1, ..MeshPeer::clone(&peer) }));
+        return Ok((H1Client::new(stream, limits), shelf.opened_shared(slot, (life, expires), peer)));
+    }
+    let Linked { stream, peer, expires } = dial(worker, key, MeshAlpn::Http1).await?;
+    Ok((H1Client::new(stream, limits), shelf.opened(slot, expires, peer)))
+}
+
+/// Opens a stream for a link on a shared connection, and that first where there is none with room. `None`: the far end
+/// takes none, or not now. Nothing of a request is sent before the stream is accepted, so nothing is lost then.
+async fn share(worker: &Worker, key: &LinkKey, shelf: &Shelf) -> Result<Option<(Stream, Checkout)>, FaultKind> {
+    let lane = shelf.lane();
+    let connect = || async {
+        // Somebody may have heard that no links are taken while this request waited for his connection.
+        if shelf.may_share() { dial_http2(worker, key).await } else { Err(FaultKind::Overload) }
+    };
+    let checkout = match lane.checkout(connect).await {
+        Ok(checkout) => checkout,
+        Err(FaultKind::Overload | FaultKind::UpstreamProtocol | FaultKind::UpstreamReset) => return Ok(None),
+        Err(fault) => return Err(fault),
+    };
+    let within = worker.shared.timeouts.connect;
+    match tokio::time::timeout(within, checkout.client.open_link()).await {
+        Ok(Ok((stream, workers))) => {
+            lane.has_workers(workers);
+            Ok(Some((stream, checkout)))
+        }
+        Ok(Err(NoLink::Refused)) => {
+            shelf.refuses_sharing();
+            Ok(None)
+        }
+        Ok(Err(NoLink::Gone)) => Ok(None),
+        Err(_) => Err(FaultKind::ConnectTimeout),
     }
 }

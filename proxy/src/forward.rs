@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use http::Method;
 use weft_core::balance::{self, InFlight, Outcome};
-use weft_core::detect::MeshAlpn;
 use weft_core::fault::{FaultKind, Origin};
 use weft_core::message::{RequestHead, Version};
 use weft_core::model::AppProtocol;
@@ -20,11 +19,11 @@ use weft_core::share::Caller;
 use weft_core::snapshot::{EndpointTarget, PortEntry};
 use weft_core::time::Moment;
 
-use crate::dial::{Linked, dial};
+use crate::dial::{dial_http1, dial_http2};
 use crate::entropy::ThreadEntropy;
 use crate::exchange::{Exchange, Upstream};
-use crate::http::{Body, H1Client, H2Client, Interim, Request, Response, SendError};
-use crate::pool::{LinkKey, Opened};
+use crate::http::{Body, Interim, Request, Response, SendError};
+use crate::pool::{LinkKey, Taken};
 use crate::runtime::worker::Worker;
 use crate::telemetry::Counter;
 use crate::tls::MeshPeer;
@@ -280,23 +279,25 @@ async fn attempt_http1(
 ) -> Attempt {
     let shelf = worker.pools.http1(key);
     let Some(used) = shelf.admit(caller) else { return Attempt::overloaded(request) };
-    let (idle, stale) = if fresh_only { (None, 0) } else { shelf.take() };
+    let (taken, stale) = shelf.take(key.identity.is_some(), fresh_only);
     for _ in 0..stale {
         worker.telemetry.count(Counter::PoolStale);
     }
-    let reused = idle.is_some();
-    let (client, link) = if let Some(idle) = idle {
-        worker.telemetry.count(Counter::PoolReused);
-        idle
-    } else {
-        let Some(slot) = shelf.reserve() else { return Attempt::overloaded(request) };
-        let dialling = pin!(dial(worker, key, MeshAlpn::Http1));
-        match request.body.kept_during(dialling).await {
-            Ok(Linked { stream, peer, expires }) => {
-                let limits = if key.identity.is_some() { &worker.mesh_limits } else { &worker.limits };
-                (H1Client::new(stream, limits.message), shelf.opened(slot, expires, peer))
+    let reused = matches!(taken, Taken::Idle(..));
+    let (client, link) = match taken {
+        Taken::Idle(client, link) => {
+            worker.telemetry.count(Counter::PoolReused);
+            (client, link)
+        }
+        Taken::Open(carrier) => {
+            let Some(slot) = shelf.reserve() else { return Attempt::overloaded(request) };
+            let dialling = pin!(dial_http1(worker, key, (&shelf, slot), carrier));
+            match request.body.kept_during(dialling).await {
+                Ok(opened) => opened,
+                Err(fault) => {
+                    return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) };
+                }
             }
-            Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
         }
     };
     link.begin(used);
@@ -330,13 +331,7 @@ async fn attempt_http1(
 
 async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, mut request: Request, interim: &Interim) -> Attempt {
     let lane = worker.pools.http2(key);
-    let connect = || async {
-        let Linked { stream, peer, expires } = dial(worker, key, MeshAlpn::Http2).await?;
-        let limits = if key.identity.is_some() { &worker.mesh_limits } else { &worker.limits };
-        let client = H2Client::connect(stream, limits, "http").await?;
-        Ok(Opened { client, peer, expires })
-    };
-    let opening = pin!(lane.checkout(connect));
+    let opening = pin!(lane.checkout(|| dial_http2(worker, key)));
     let checkout = match request.body.kept_during(opening).await {
         Ok(checkout) => checkout,
         Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },

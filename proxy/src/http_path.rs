@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use http::Method;
 use weft_core::authority::Authority;
+use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
 use weft_core::fields::{Fields, Known};
 use weft_core::message::{RequestHead, ResponseHead, Version};
@@ -29,6 +30,7 @@ use crate::runtime::worker::Worker;
 use crate::site::Site;
 use crate::tcp::{Moved, RelayEnd, relay};
 use crate::telemetry::{AccessRecord, Counter, Direction, Kind};
+use crate::tls::MeshPeer;
 
 /// Serves the requests of one downstream connection.
 #[derive(Debug)]
@@ -185,6 +187,15 @@ impl Handler for HttpPath {
     fn broken(&self, fault: FaultKind) {
         let end = RelayEnd { fault: Some(fault), ..RelayEnd::default() };
         record_connection(&self.worker, &self.connection, &Upstream::default(), Some("http"), end);
+    }
+
+    /// Links are taken from sidecars that speak the mesh's HTTP/2, never from who speaks HTTP/2 through bytes.
+    fn link(self: &Rc<Self>) -> Option<(Rc<Self>, usize)> {
+        let peer = self.connection.peer.as_ref().filter(|peer| peer.alpn == MeshAlpn::Http2)?;
+        let mut connection = self.connection.proven(&self.worker, MeshPeer { alpn: MeshAlpn::Http1, ..peer.clone() });
+        connection.opened = self.worker.now();
+        let path = Self { worker: Rc::clone(&self.worker), connection: Rc::new(connection), site: self.site.clone() };
+        Some((Rc::new(path), self.worker.shared.workers))
     }
 
     async fn tunnel(&self, ticket: Exchange, downstream: Stream, upstream: Stream) {

@@ -128,6 +128,15 @@ impl Stream {
         }
     }
 
+    /// Ready when a tunnel is broken whose peer had ended its own direction: then no read tells. Nobody is woken for a
+    /// socket's error; look at it from time to time.
+    pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match &mut self.inner {
+            Inner::H2(tunnel) => tunnel.poll_broken(cx),
+            Inner::Plain(_) | Inner::TlsServer(_) | Inner::TlsClient(_) => Poll::Pending,
+        }
+    }
+
     /// The socket below; none for a tunnel through HTTP/2.
     #[must_use]
     pub fn socket(&self) -> Option<&TcpStream> {
@@ -289,7 +298,7 @@ impl AsyncWrite for Stream {
             Inner::Plain(io) => io.is_write_vectored(),
             Inner::TlsServer(io) => io.is_write_vectored(),
             Inner::TlsClient(io) => io.is_write_vectored(),
-            Inner::H2(_) => false,
+            Inner::H2(io) => io.is_write_vectored(),
         }
     }
 

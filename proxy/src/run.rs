@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use weft_core::model::{ListenerRole, ListenerSpec};
+use weft_core::reuse::PoolLimits;
 use weft_core::snapshot::Snapshot;
 use weft_core::sync::Want;
 use weft_core::workers::{CpuQuota, Place, worker_count};
@@ -253,6 +254,8 @@ impl Parts {
             snapshot: Arc::clone(&self.snapshot),
             resolver: self.resolver.clone(),
             identity: self.identity.clone(),
+            workers,
+            pool: PoolLimits::default(),
             inbound: inbound_rules(args),
             admission: Arc::clone(&admission),
             open: OpenConnections::default(),

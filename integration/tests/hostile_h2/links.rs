@@ -4,9 +4,10 @@
 use tokio::task::JoinSet;
 use weft_integration::raw::h2::Event;
 use weft_integration::raw::h2_frame::{Frame, code};
+use weft_integration::raw::h2_hpack::block;
 
 use crate::apps::App;
-use crate::lab::{H2, Lab, Peer, SCRIPTED, Way, request, status};
+use crate::lab::{H1, H2, Lab, Peer, SCRIPTED, Way, get, request, status};
 
 /// Streams of one hostile client in vain: few enough for its own connection.
 const VAIN: u32 = 440;
@@ -124,4 +125,62 @@ async fn small_frames_for_an_application_that_is_still_dialled_do_not_end_a_link
         let ended = lab.proxy(Way::Mesh).records().unwrap();
         assert!(ended.iter().all(|record| record["fault"] != "flood"), "{way:?}: a link was ended: {ended:#?}");
     }
+}
+
+/// Asks for an HTTP/1 link on a stream.
+fn link(stream: u32) -> Frame {
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "weft-h1/1"),
+        (":scheme", "http"),
+        (":path", "/"),
+        (":authority", "weft"),
+    ];
+    Frame::headers(stream, block(fields), false)
+}
+
+/// Neither an application nor a stranger opens one: the form is what it is to who has never offered it. A sidecar's leads
+/// to HTTP/1 and nowhere else.
+#[tokio::test]
+async fn links_are_opened_by_sidecars_only() {
+    let lab = Lab::open().await;
+    let answered = |event: &Event| {
+        matches!(event, Event::Headers { stream: 1, .. } | Event::Reset { stream: 1, .. } | Event::Goaway { .. })
+    };
+    for way in [Way::Outbound, Way::Inbound] {
+        let mut client = lab.client(way, H1, &[]).await;
+        client.send([link(1)]).await.unwrap();
+        assert_eq!(status(&client.until(answered).await.unwrap(), 1), format!("reset {}", code::PROTOCOL_ERROR));
+        assert_eq!(get(&mut client, 3, "/").await, "200", "{way:?}");
+    }
+    let mut client = lab.client(Way::Mesh, H1, &[]).await;
+    client.send([link(1)]).await.unwrap();
+    assert_eq!(status(&client.until(answered).await.unwrap(), 1), "200");
+    client.send([Frame::data(1, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false)]).await.unwrap();
+    let events = client.until(|event| matches!(event, Event::Data { stream: 1, .. })).await.unwrap();
+    let refused = |event: &Event| matches!(event, Event::Data { bytes, .. } if bytes.starts_with(b"HTTP/1.1 505 "));
+    assert!(events.iter().any(refused), "{events:?}");
+    assert_eq!(get(&mut client, 3, "/").await, "200");
+}
+
+/// Links that are opened for nothing, again and again, cost nobody else anything, and in the end their connection.
+#[tokio::test]
+async fn links_opened_in_vain_hurt_nobody() {
+    let lab = Lab::open().await;
+    let attack = async {
+        let mut client = lab.client(Way::Mesh, H1, &[]).await;
+        for round in 0..60 {
+            let opened = async {
+                client.send(streams(90, round).map(link)).await?;
+                client.synchronise().await?;
+                client.send(streams(90, round).map(|id| Frame::reset(id, code::CANCEL))).await
+            };
+            // Where they are reset at once, the bound on such streams ends it.
+            if opened.await.is_err() {
+                return;
+            }
+        }
+    };
+    lab.during(attack).await;
+    lab.serves(Way::Mesh, H1).await;
 }

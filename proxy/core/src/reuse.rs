@@ -26,6 +26,10 @@ const OBSERVED_FOR: Duration = Duration::from_secs(300);
 const MARGIN_MIN: Duration = Duration::from_millis(100);
 const MARGIN_MAX: Duration = Duration::from_secs(2);
 
+/// For how long a sidecar that takes no links on shared connections is not asked again: it is of an older version, and may
+/// be replaced at the same address.
+const REFUSAL_FOR: Duration = Duration::from_secs(300);
+
 /// Longest idle time read from `Keep-Alive`, so that arithmetic on it stays harmless: a day.
 const ANNOUNCED_SECONDS_MAX: u64 = 86_400;
 
@@ -45,6 +49,13 @@ pub struct PoolLimits {
     /// Most streams in flight on an HTTP/2 connection; the peer's own limit applies too. Default 100, the usual limit of
     /// servers.
     pub streams_max: u32,
+    /// Requests in flight to one sidecar that each have an HTTP/1 connection of their own; what goes on beside them shares
+    /// ([`next_link`]). A record with one request in it costs the same on either, and a stream's frames come on top: so
+    /// with few requests sharing only costs. Default 4, more than are under way at a thousand requests per second.
+    pub own_links_max: usize,
+    /// Links on one shared connection from which on another is opened, as long as the peer has more workers than we have
+    /// connections. Default 64: as many requests in one record are enough.
+    pub links_max: u32,
 }
 
 impl Default for PoolLimits {
@@ -55,6 +66,8 @@ impl Default for PoolLimits {
             idle_max: 64,
             connections_max: 2048,
             streams_max: 100,
+            own_links_max: 4,
+            links_max: 64,
         }
     }
 }
@@ -200,19 +213,106 @@ pub enum Placement {
 /// it is open.
 #[must_use]
 pub fn place(limits: &PoolLimits, open: impl IntoIterator<Item = Multiplexed>, opening: usize) -> Placement {
+    let (least_loaded, count) = with_room(open, limits.streams_max);
+    match least_loaded {
+        Some((index, _)) => Placement::On(index),
+        None if may_open(limits, count, opening) => Placement::Open,
+        None => Placement::Full,
+    }
+}
+
+/// As [`place`], for an HTTP/1 link on a shared connection. Links last, so they are spread over connections early: one
+/// connection is served by one of the peer's `workers`.
+#[must_use]
+pub fn place_link(
+    limits: &PoolLimits,
+    open: impl IntoIterator<Item = Multiplexed>,
+    opening: usize,
+    workers: usize,
+) -> Placement {
+    let (least_loaded, count) = with_room(open, limits.streams_max);
+    match least_loaded {
+        Some((_, links)) if links >= limits.links_max && count.saturating_add(opening) < workers => Placement::Open,
+        Some((index, _)) => Placement::On(index),
+        None if may_open(limits, count, opening) => Placement::Open,
+        None => Placement::Full,
+    }
+}
+
+/// The least loaded of the connections that take another stream, with its load; and how many there are in all.
+fn with_room(open: impl IntoIterator<Item = Multiplexed>, streams_max: u32) -> (Option<(usize, u32)>, usize) {
     let (mut best, mut count) = (None, 0_usize);
     for (index, connection) in open.into_iter().enumerate() {
         count += 1;
-        let room = connection.in_flight < connection.peer_streams_max.min(limits.streams_max);
+        let room = connection.in_flight < connection.peer_streams_max.min(streams_max);
         let better = best.is_none_or(|(_, least)| connection.in_flight < least);
         if room && better && !connection.closing {
             best = Some((index, connection.in_flight));
         }
     }
-    match best {
-        Some((index, _)) => Placement::On(index),
-        None if may_open(limits, count, opening) => Placement::Open,
-        None => Placement::Full,
+    (best, count)
+}
+
+/// What carries an HTTP/1 link to a sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A connection of its own.
+    Own,
+    /// A stream of an HTTP/2 connection that many links share: their messages leave in one record and one system call.
+    Shared,
+}
+
+/// The HTTP/1 links to one place as a request finds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// Links in use, without the one for this request.
+    pub in_use: usize,
+    /// One with a connection of its own is idle.
+    pub idle_own: bool,
+    /// One on a shared connection is.
+    pub idle_shared: bool,
+    /// The far end takes shared ones, as far as is known.
+    pub may_share: bool,
+}
+
+/// The link for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextLink {
+    /// An idle one.
+    Idle(Carrier),
+    /// A new one.
+    Open(Carrier),
+}
+
+/// Chooses the link for a request: with few others in flight one with a connection of its own, with many a shared one,
+/// while idle ones of the other sort wait for better times. No handshake is waited for where something idle will do.
+#[must_use]
+pub const fn next_link(limits: &PoolLimits, links: Links) -> NextLink {
+    let many = links.in_use >= limits.own_links_max;
+    match (many && links.may_share, links.idle_own, links.idle_shared) {
+        (true, _, true) | (false, false, true) => NextLink::Idle(Carrier::Shared),
+        (true, _, false) => NextLink::Open(Carrier::Shared),
+        (false, true, _) => NextLink::Idle(Carrier::Own),
+        (false, false, false) => NextLink::Open(Carrier::Own),
+    }
+}
+
+/// Whether a sidecar takes links on shared connections. It is asked until it says no.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    refused: Option<Moment>,
+}
+
+impl Sharing {
+    /// It does not.
+    pub const fn refused(&mut self, now: Moment) {
+        self.refused = Some(now);
+    }
+
+    /// Whether it may.
+    #[must_use]
+    pub fn is_possible(&self, now: Moment) -> bool {
+        self.refused.is_none_or(|at| now.since(at) >= REFUSAL_FOR)
     }
 }
 
@@ -333,7 +433,90 @@ mod tests {
         assert!(may_open(&limits, 2, 0) && !may_open(&limits, 1, 2) && !may_open(&limits, usize::MAX, 1));
     }
 
+    #[test]
+    fn links_are_spread_over_the_peers_workers() {
+        let limits = PoolLimits { connections_max: 3, streams_max: 10, links_max: 6, ..PoolLimits::default() };
+        let open = |in_flight| Multiplexed { in_flight, peer_streams_max: u32::MAX, closing: false };
+        let check = |connections: &[Multiplexed], opening, workers, expected| {
+            let found = place_link(&limits, connections.iter().copied(), opening, workers);
+            assert_eq!(found, expected, "{connections:?} {opening} {workers}");
+        };
+        check(&[], 0, 1, Placement::Open);
+        check(&[open(5)], 0, 4, Placement::On(0));
+        check(&[open(6)], 0, 4, Placement::Open);
+        check(&[open(6)], 1, 2, Placement::On(0));
+        check(&[open(6)], 0, 1, Placement::On(0));
+        check(&[open(9), open(7)], 0, 2, Placement::On(1));
+        check(&[open(9), open(5)], 0, 4, Placement::On(1));
+        check(&[open(10), open(10)], 0, 1, Placement::Open);
+        check(&[open(10), open(10), open(10)], 0, 9, Placement::Full);
+        check(&[Multiplexed { closing: true, ..open(0) }], 0, 1, Placement::Open);
+    }
+
+    #[test]
+    fn few_requests_have_connections_of_their_own_and_many_share() {
+        let limits = PoolLimits { own_links_max: 2, ..PoolLimits::default() };
+        let check = |in_use, idle_own, idle_shared, expected| {
+            let links = Links { in_use, idle_own, idle_shared, may_share: true };
+            assert_eq!(next_link(&limits, links), expected, "{links:?}");
+        };
+        check(0, false, false, NextLink::Open(Carrier::Own));
+        check(1, true, true, NextLink::Idle(Carrier::Own));
+        check(1, false, true, NextLink::Idle(Carrier::Shared));
+        check(2, false, false, NextLink::Open(Carrier::Shared));
+        check(2, true, false, NextLink::Open(Carrier::Shared));
+        check(2, true, true, NextLink::Idle(Carrier::Shared));
+    }
+
+    #[test]
+    fn a_sidecar_that_takes_no_shared_links_is_asked_again_later() {
+        let mut sharing = Sharing::default();
+        assert!(sharing.is_possible(at(ms(0))));
+        sharing.refused(at(ms(10)));
+        assert!(!sharing.is_possible(at(ms(10))) && !sharing.is_possible(at(ms(9) + REFUSAL_FOR)));
+        assert!(sharing.is_possible(at(ms(10) + REFUSAL_FOR)));
+    }
+
     proptest! {
+        /// An idle link is taken only where there is one, and nothing shared is opened where that is refused.
+        #[test]
+        fn next_links_exist(
+            in_use in 0_usize..10,
+            own_links_max in 0_usize..6,
+            [idle_own, idle_shared, may_share] in any::<[bool; 3]>(),
+        ) {
+            let limits = PoolLimits { own_links_max, ..PoolLimits::default() };
+            let next = next_link(&limits, Links { in_use, idle_own, idle_shared, may_share });
+            let possible = match next {
+                NextLink::Idle(Carrier::Own) => idle_own,
+                NextLink::Idle(Carrier::Shared) => idle_shared,
+                NextLink::Open(Carrier::Own) => (in_use < own_links_max || !may_share) && !idle_own,
+                NextLink::Open(Carrier::Shared) => in_use >= own_links_max && may_share,
+            };
+            prop_assert!(possible);
+        }
+
+        /// A link is placed where there is room, and a connection opened only where one may be.
+        #[test]
+        fn links_are_placed_where_there_is_room(
+            loads in proptest::collection::vec((0_u32..12, 0_u32..12, any::<bool>()), 0..6),
+            opening in 0_usize..3,
+            workers in 0_usize..6,
+        ) {
+            let limits = PoolLimits { connections_max: 5, streams_max: 10, links_max: 6, ..PoolLimits::default() };
+            let open: Vec<_> = loads
+                .iter()
+                .map(|&(in_flight, peer_streams_max, closing)| Multiplexed { in_flight, peer_streams_max, closing })
+                .collect();
+            let room = |one: &Multiplexed| !one.closing && one.in_flight < one.peer_streams_max.min(10);
+            match place_link(&limits, open.iter().copied(), opening, workers) {
+                Placement::On(index) => prop_assert!(open.get(index).is_some_and(room)),
+                Placement::Open if open.iter().any(room) => prop_assert!(open.len() + opening < workers),
+                Placement::Open => prop_assert!(may_open(&limits, open.len(), opening)),
+                Placement::Full => prop_assert!(!open.iter().any(room) && open.len() + opening >= 5),
+            }
+        }
+
         #[test]
         fn lives_are_spread_and_bounded(age in 0_u64..1_000_000_000, seed in any::<u64>()) {
             let limits = PoolLimits { age_max: ms(age), ..PoolLimits::default() };

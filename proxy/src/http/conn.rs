@@ -165,15 +165,27 @@ impl Conn {
             return self.poll_gone(cx).map(Err);
         }
         if self.read.len() >= READ_BYTES_MAX {
+            self.poll_ahead(cx);
             return Poll::Pending;
         }
         self.poll_fill(cx)
+    }
+
+    /// Keeps what comes meanwhile out of a connection that others share; what is read from here is not read any more for
+    /// now.
+    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) {
+        if let Some(stream) = &mut self.stream {
+            stream.poll_ahead(cx);
+        }
     }
 
     /// A client that has ended its direction may still read, or be gone: both look the same until the peer's kernel answers
     /// one of our keep-alive probes with a reset, which it does a minute after its application has closed (Linux:
     /// `tcp_fin_timeout`). No read tells us any more; the socket's error does.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if let Some(Poll::Ready(error)) = self.stream.as_mut().map(|stream| stream.poll_broken(cx)) {
+            return Poll::Ready(error);
+        }
         let look = self.gone_look.get_or_insert_with(|| Box::pin(sleep(GONE_LOOK)));
         loop {
             ready!(look.as_mut().poll(cx));

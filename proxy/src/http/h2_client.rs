@@ -17,6 +17,7 @@ use weft_core::message::{Asked, BodyFraming, ParsedResponse, RequestHead};
 use weft_core::translate::{request_to_h2, response_from_h2};
 
 use super::h2_io::{H2Body, H2Sender, Side};
+use super::h2_link::{self, NoLink};
 use super::h2_watch::{End, Watch};
 use super::keepalive::{InFlight, KeepAlive, Streams};
 use super::limits::{INTERIM_MAX, RESETS_REMEMBERED, RESETS_REMEMBERED_MAX, RESETS_SENT_MAX, SMALL_FRAMES_BYTES_MAX};
@@ -63,10 +64,11 @@ impl H2Client {
             .max_concurrent_reset_streams(RESETS_REMEMBERED_MAX)
             .reset_stream_duration(RESETS_REMEMBERED)
             .max_send_buffer_size(super::OUT_BYTES_MAX);
-        let watch = Watch::new(End::Client);
+        let (watch, bytes) = Watch::new(End::Client, stream);
         let opening = async {
-            let shaken = builder.handshake::<_, Bytes>(watch.over(stream)).await;
+            let shaken = builder.handshake::<_, Bytes>(bytes).await;
             let (send, mut connection) = shaken.map_err(|_| FaultKind::UpstreamReset)?;
+            watch.gather();
             // More streams than the peer takes would wait inside the crate, and fail with the connection when it goes away.
             poll_fn(|cx| {
                 watch.begin_turn();
@@ -74,6 +76,7 @@ impl H2Client {
                     Poll::Ready(Err(error)) if error.is_library() => Poll::Ready(Err(FaultKind::UpstreamProtocol)),
                     Poll::Ready(_) => Poll::Ready(Err(FaultKind::UpstreamReset)),
                     Poll::Pending if watch.flooded() => Poll::Ready(Err(FaultKind::UpstreamProtocol)),
+                    Poll::Pending if sent_in_vain(&watch, cx) => Poll::Ready(Err(FaultKind::UpstreamReset)),
                     Poll::Pending if send.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
                     Poll::Pending => Poll::Pending,
                 }
@@ -94,7 +97,7 @@ impl H2Client {
                 watched.begin_turn();
                 match std::pin::Pin::new(&mut connection).poll(cx) {
                     Poll::Ready(_) => Poll::Ready(()),
-                    Poll::Pending if watched.flooded() => Poll::Ready(()),
+                    Poll::Pending if watched.flooded() || sent_in_vain(&watched, cx) => Poll::Ready(()),
                     Poll::Pending => keepalive.poll(cx).map(|_| ()),
                 }
             })
@@ -126,6 +129,38 @@ impl H2Client {
                 self.send.clone().poll_ready(&mut Context::from_waker(std::task::Waker::noop())),
                 Poll::Ready(Err(_))
             )
+    }
+
+    /// Whether the peer takes HTTP/1 links on streams of this connection.
+    #[must_use]
+    pub fn takes_links(&self) -> bool {
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
+    /// Opens an HTTP/1 link on a stream; the peer has accepted it when this is ready. Gives its bytes, and how many workers
+    /// of the peer's connections like this one may be spread over. Cancelling resets the stream.
+    ///
+    /// # Errors
+    /// See [`NoLink`]. Nothing was sent on a link then.
+    pub async fn open_link(&self) -> Result<(Stream, usize), NoLink> {
+        if !self.takes_links() {
+            return Err(NoLink::Refused);
+        }
+        let mut handle = self.send.clone();
+        poll_fn(|cx| handle.poll_ready(cx)).await.map_err(|_| NoLink::Gone)?;
+        let held = InFlight::begin(&self.streams);
+        let (response, stream) = handle.send_request(h2_link::request(), false).map_err(|_| NoLink::Gone)?;
+        drop(handle);
+        let answered = response.await.map_err(|error| match error.reason() {
+            Some(Reason::PROTOCOL_ERROR) if error.is_reset() && error.is_remote() => NoLink::Refused,
+            _ => NoLink::Gone,
+        })?;
+        if answered.status() != ::http::StatusCode::OK {
+            return Err(NoLink::Refused);
+        }
+        let workers = h2_link::workers(answered.headers());
+        let tunnel = H2Tunnel::new(stream, answered.into_body(), Some(held));
+        Ok((Stream::h2_tunnel(tunnel), workers))
     }
 
     /// Sends a request and awaits the head of its response, passing interim responses on. Waits for a free stream first.
@@ -190,6 +225,11 @@ impl H2Client {
         let body = H2Body::new(recv, Side::Upstream, framing, self.limits).with_request(exchange.sender, held);
         Ok(Response { head, body: Body::H2(body), upgrade: None, refused: false })
     }
+}
+
+/// Ends the turn: what it has written leaves. Whether the connection has turned out to be broken.
+fn sent_in_vain(watch: &Watch, cx: &mut Context<'_>) -> bool {
+    matches!(watch.poll_send(cx), Poll::Ready(Err(_)))
 }
 
 /// One exchange until its response head.

@@ -25,6 +25,7 @@ use weft_core::translate::{request_from_h2, response_to_h2};
 use super::body::Sent;
 use super::h1_server::head_fault;
 use super::h2_io::{H2Body, H2Sender, Side};
+use super::h2_link;
 use super::h2_watch::{End, Watch, Watched};
 use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
 use super::limits::SMALL_FRAMES_BYTES_MAX;
@@ -78,13 +79,17 @@ async fn serve<H: Handler + 'static>(
         .max_pending_accept_reset_streams(limits.pending_resets_max)
         .max_concurrent_reset_streams(limits.resets_remembered_max)
         .max_send_buffer_size(super::OUT_BYTES_MAX);
-    let watch = Watch::new(End::Server);
-    let shaking = builder.handshake::<_, Bytes>(watch.over(stream));
+    if handler.link().is_some() {
+        builder.enable_connect_protocol();
+    }
+    let (watch, bytes) = Watch::new(End::Server, stream);
+    let shaking = builder.handshake::<_, Bytes>(bytes);
     let mut connection = match timeout(limits.head_timeout, shaking).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return ServeEnd::Fault(connection_fault(&error)),
         Err(_) => return ServeEnd::Fault(FaultKind::HeadTimeout),
     };
+    watch.gather();
     let open = Rc::<Streams>::default();
     let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, watch.clone(), limits);
     let mut draining = pin!(drain.draining());
@@ -111,12 +116,21 @@ async fn serve<H: Handler + 'static>(
                 return Poll::Ready(Next::Flood);
             }
             new_turn = true;
+            if matches!(watch.poll_send(cx), Poll::Ready(Err(_))) {
+                return Poll::Ready(Next::Broken);
+            }
             keepalive.poll(cx).map(Next::Over)
         });
         match next.await {
             // A client that does not answer the PING of the shutdown would go on for ever, with an expired certificate too.
             Next::Stream(Some(Ok((_, mut respond)))) if told.is_some_and(|told| told.elapsed() > GOAWAY_HEARD) => {
                 respond.send_reset(Reason::REFUSED_STREAM);
+            }
+            Next::Stream(Some(Ok((request, respond)))) if h2_link::is_asked_for(&request) => {
+                let Some(served_by) = handler.link() else { continue };
+                let asked = h2_link::Asked { request, respond, held: InFlight::begin(&open) };
+                let (limits, drain) = (Rc::clone(limits), drain.clone());
+                spawn_local(async move { h2_link::serve(asked, &limits, drain, served_by).await });
             }
             Next::Stream(Some(Ok((request, respond)))) => {
                 let stream = Accepted { request, respond, refused, held: InFlight::begin(&open) };
@@ -137,6 +151,7 @@ async fn serve<H: Handler + 'static>(
                 dismiss(&mut connection, limits).await;
                 return ServeEnd::Fault(FaultKind::Flood);
             }
+            Next::Broken => return ServeEnd::Fault(FaultKind::DownstreamReset),
             Next::Over(Verdict::Stuck) => {
                 dismiss(&mut connection, limits).await;
                 return ServeEnd::Fault(FaultKind::HeadTimeout);
@@ -178,6 +193,8 @@ enum Next {
     Stream(Option<Result<Opened, h2::Error>>),
     Over(Verdict),
     Flood,
+    /// It cannot be written any more.
+    Broken,
 }
 
 /// Ends a connection at once, with the reason if the client still reads.

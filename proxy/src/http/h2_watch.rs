@@ -11,6 +11,7 @@
 //! | ends the connection, not the stream, for bytes that no field can have (upper case, CR, LF, NUL) | stricter than RFC 9113 section 8.1.1 asks; left so, nothing of it is forwarded |
 //! | drops pseudo-fields in trailers instead of refusing them | harmless: they are gone before trailers are forwarded |
 //! | cuts trailers off at its bound on field lists | our own bound on trailers is far below, so that only a last field larger than it can be lost |
+//! | writes each DATA frame that it does not copy by itself | [`super::h2_wire`] gathers what one turn writes |
 //! | forgets streams that it has reset, and takes what was on its way for them for errors | all are remembered, as connections on which we reset many get no new streams ([`super::limits::RESETS_SENT_MAX`]) |
 //! | resets requests whose path has `<`, `>` or a backtick, or whose query a quotation mark | no URI has them; HTTP/1 clients' are percent-encoded |
 //! | ends the connection for a head in more CONTINUATION frames than its size needs | legal, and no library does it |
@@ -21,7 +22,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use weft_core::fault::FaultKind;
 
 use super::h2_frames::{FrameHead, FrameScan, PREFACE_BYTES, kind};
+use super::h2_wire::Wire;
 use super::limits::INTERIM_MAX;
 use crate::io::Stream;
 
@@ -70,9 +72,13 @@ pub(crate) enum End {
     Client,
 }
 
-/// What is seen of one connection; shared between its bytes and its driver.
+/// What is seen of one connection, and its bytes for as long as the crate has them; shared between its bytes, its driver and
+/// whoever may ask.
 #[derive(Clone, Debug)]
-pub(crate) struct Watch(Rc<RefCell<Seen>>);
+pub(crate) struct Watch {
+    seen: Rc<RefCell<Seen>>,
+    wire: Weak<RefCell<Wire>>,
+}
 
 #[derive(Debug)]
 struct Seen {
@@ -93,10 +99,10 @@ struct Seen {
 }
 
 impl Watch {
-    /// Watches a connection from its first byte.
-    pub(crate) fn new(end: End) -> Self {
+    /// Watches a connection from its first byte; gives its bytes, for the crate.
+    pub(crate) fn new(end: End, stream: Stream) -> (Self, Watched) {
         let (incoming, outgoing) = if end == End::Server { (PREFACE_BYTES, 0) } else { (0, PREFACE_BYTES) };
-        Self(Rc::new(RefCell::new(Seen {
+        let seen = Seen {
             end,
             incoming: FrameScan::after(incoming),
             outgoing: FrameScan::after(outgoing),
@@ -111,42 +117,54 @@ impl Watch {
             resets_sent: 0,
             unseen: VecDeque::new(),
             refused: Vec::new(),
-        })))
+        };
+        let (seen, wire) = (Rc::new(RefCell::new(seen)), Rc::new(RefCell::new(Wire::new(stream))));
+        (Self { seen: Rc::clone(&seen), wire: Rc::downgrade(&wire) }, Watched { seen, wire })
     }
 
-    /// The stream, watched.
-    pub(crate) fn over(&self, stream: Stream) -> Watched {
-        Watched { stream, watch: self.clone() }
+    /// From now on [`Self::poll_send`] is called after each turn, and what the turn has written leaves together.
+    pub(crate) fn gather(&self) {
+        if let Some(wire) = self.wire.upgrade() {
+            wire.borrow_mut().gather();
+        }
+    }
+
+    /// Sends what the turn has left; to be called when the driver has nothing more to do.
+    ///
+    /// # Errors
+    /// The connection cannot be written any more.
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.upgrade().map_or(Poll::Ready(Ok(())), |wire| wire.borrow_mut().poll_send(cx))
     }
 
     /// Bytes heard from the peer.
     pub(crate) fn bytes_read(&self) -> u64 {
-        self.0.borrow().bytes_read
+        self.seen.borrow().bytes_read
     }
 
     /// Streams that we have reset.
     pub(crate) fn resets_sent(&self) -> usize {
-        self.0.borrow().resets_sent
+        self.seen.borrow().resets_sent
     }
 
     /// The driver runs again after others have.
     pub(crate) fn begin_turn(&self) {
-        self.0.borrow_mut().turn_left = TURN_BYTES;
+        self.seen.borrow_mut().turn_left = TURN_BYTES;
     }
 
     /// Whether the peer has sent more frames that carry nothing than any honest one does. Nothing is read any more.
     pub(crate) fn flooded(&self) -> bool {
-        self.0.borrow().flooded
+        self.seen.borrow().flooded
     }
 
     /// Whether the end of a field section has been owed for so long.
     pub(crate) fn section_older_than(&self, age: Duration) -> bool {
-        self.0.borrow().section_since.is_some_and(|since| since.elapsed() >= age)
+        self.seen.borrow().section_since.is_some_and(|since| since.elapsed() >= age)
     }
 
     /// The crate has handed this stream on; gives why, if only to say that it has refused it.
     pub(crate) fn accepted(&self, stream: u32) -> Option<FaultKind> {
-        let mut seen = self.0.borrow_mut();
+        let mut seen = self.seen.borrow_mut();
         if let Some(at) = seen.unseen.iter().position(|id| *id == stream) {
             seen.unseen.remove(at);
         }
@@ -156,7 +174,7 @@ impl Watch {
 
     /// Takes what became of streams that the crate has refused by itself; to be called when it hands on no more.
     pub(crate) fn take_refused(&self) -> impl Iterator<Item = FaultKind> + use<> {
-        let refused = std::mem::take(&mut self.0.borrow_mut().refused);
+        let refused = std::mem::take(&mut self.seen.borrow_mut().refused);
         refused.into_iter().map(|(_, fault)| fault)
     }
 }
@@ -238,16 +256,15 @@ impl Seen {
     }
 }
 
-/// A stream whose bytes are watched.
+/// The bytes of a connection, watched. Dropping it closes the connection.
 pub(crate) struct Watched {
-    stream: Stream,
-    watch: Watch,
+    seen: Rc<RefCell<Seen>>,
+    wire: Rc<RefCell<Wire>>,
 }
 
 impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let mut seen = this.watch.0.borrow_mut();
+        let mut seen = self.seen.borrow_mut();
         if seen.flooded {
             return Poll::Pending;
         }
@@ -256,49 +273,27 @@ impl AsyncRead for Watched {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let polled = self.wire.borrow_mut().poll_read(cx, buf);
         seen.read(buf.filled().get(before..).unwrap_or_default());
         polled
     }
 }
 
+/// Not vectored: the crate copies more frames of less than a kilobyte into one piece then.
 impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
+        let polled = self.wire.borrow_mut().poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = polled {
-            this.watch.0.borrow_mut().wrote(buf.get(..written).unwrap_or_default());
+            self.seen.borrow_mut().wrote(buf.get(..written).unwrap_or_default());
         }
         polled
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(mut written)) = polled {
-            let mut seen = this.watch.0.borrow_mut();
-            for buf in bufs {
-                let part = buf.get(..written.min(buf.len())).unwrap_or_default();
-                written -= part.len();
-                seen.wrote(part);
-            }
-        }
-        polled
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.borrow_mut().poll_flush(cx)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.borrow_mut().poll_shutdown(cx)
     }
 }

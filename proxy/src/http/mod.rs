@@ -8,6 +8,8 @@
 //! backpressure needs no code of its own: what is not polled is not read. An exchange has one box, so that connections
 //! that wait for their next request hold no room for it.
 //!
+//! Between sidecars an HTTP/1 connection may be a stream of an HTTP/2 one ([`h2_link`]); nothing above [`Stream`] knows.
+//!
 //! Every buffer is bounded: a read buffer by the head limit or [`READ_BYTES_MAX`], pending output by
 //! [`OUT_BYTES_MAX`] plus one piece of body, HTTP/2 by its windows.
 
@@ -18,8 +20,10 @@ mod h1_server;
 mod h2_client;
 mod h2_frames;
 mod h2_io;
+mod h2_link;
 mod h2_server;
 mod h2_watch;
+mod h2_wire;
 mod interim;
 mod keepalive;
 mod limits;
@@ -32,6 +36,7 @@ mod upgrade;
 mod tests;
 
 use std::future::Future;
+use std::rc::Rc;
 
 use ::http::Method;
 use weft_core::fault::FaultKind;
@@ -43,6 +48,7 @@ pub use h1_client::{H1Client, H1ResponseBody, Home};
 pub use h1_server::{H1RequestBody, serve_h1};
 pub use h2_client::H2Client;
 pub use h2_io::H2Body;
+pub use h2_link::NoLink;
 pub use h2_server::serve_h2;
 pub use interim::Interim;
 pub use limits::{HttpLimits, OUT_BYTES_MAX, READ_BYTES_MAX};
@@ -132,6 +138,12 @@ pub trait Handler {
 
     /// The connection broke outside any request, or with all of its requests; called so that it gets a record.
     fn broken(&self, fault: FaultKind);
+
+    /// What serves an HTTP/1 link that comes on a stream of an HTTP/2 connection, as if it had a connection of its own, and
+    /// how many workers serve connections like this one. `None`: no links come this way.
+    fn link(self: &Rc<Self>) -> Option<(Rc<Self>, usize)> {
+        None
+    }
 
     /// Relays a tunnel that a response opened, until both directions have ended.
     fn tunnel(&self, ticket: Self::Ticket, downstream: Stream, upstream: Stream) -> impl Future<Output = ()>;

@@ -1,7 +1,7 @@
 //! The bytes of an HTTP/2 CONNECT stream as a plain byte stream (RFC 9113 section 8.5), so that a tunnel is relayed by the
 //! same code whatever carries either side.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -42,6 +42,11 @@ impl H2Tunnel {
                 Poll::Ready(None) | Poll::Pending => return,
             }
         }
+    }
+
+    /// Ready when the stream is broken. For one whose bytes have ended already: reading does not tell any more.
+    pub(crate) fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.send.poll_reset(cx).map(|reason| broken(reason.map_or_else(|e| e, Into::into)))
     }
 
     /// What came next, never empty; `None` at the end.
@@ -99,18 +104,28 @@ impl AsyncRead for H2Tunnel {
 }
 
 impl AsyncWrite for H2Tunnel {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    /// All that there is room for leaves in one frame.
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if self.ended {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if buf.is_empty() {
+        let wanted = bufs.iter().fold(0_usize, |sum, buf| sum.saturating_add(buf.len()));
+        if wanted == 0 {
             return Poll::Ready(Ok(0));
         }
         // Without data to wait for, a reset would be seen only when the window is closed.
         if let Poll::Ready(reason) = self.send.poll_reset(cx) {
             return Poll::Ready(Err(broken(reason.map_or_else(|e| e, Into::into))));
         }
-        self.send.reserve_capacity(buf.len());
+        self.send.reserve_capacity(wanted);
         let room = match self.send.capacity() {
             0 => match ready!(self.send.poll_capacity(cx)) {
                 Some(room) => room.map_err(broken)?,
@@ -118,9 +133,20 @@ impl AsyncWrite for H2Tunnel {
             },
             room => room,
         };
-        let piece = buf.get(..room.min(buf.len())).unwrap_or(buf);
-        self.send.send_data(Bytes::copy_from_slice(piece), false).map_err(broken)?;
-        Poll::Ready(Ok(piece.len()))
+        let mut left = room.min(wanted);
+        let mut piece = Vec::with_capacity(left);
+        for buf in bufs {
+            let part = buf.get(..left.min(buf.len())).unwrap_or_default();
+            piece.extend_from_slice(part);
+            left -= part.len();
+        }
+        let written = piece.len();
+        self.send.send_data(Bytes::from(piece), false).map_err(broken)?;
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,5 @@
-//! Idle HTTP/1 connections to one place, the most recently used on top.
+//! Idle HTTP/1 links to one place, the most recently used on top: connections, and between sidecars also streams that share
+//! connections.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -6,7 +7,9 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use weft_core::fields::Fields;
-use weft_core::reuse::{Life, PoolLimits, Reuse, ServerIdle, evict, may_open, may_reuse};
+use weft_core::reuse::{
+    Carrier, Life, Links, NextLink, PoolLimits, Reuse, ServerIdle, Sharing, evict, may_open, may_reuse, next_link,
+};
 use weft_core::share::{Caller, Shares};
 use weft_core::time::Moment;
 
@@ -14,6 +17,8 @@ use crate::clock::Clock;
 use crate::entropy::ThreadEntropy;
 use crate::http::{H1Client, Home};
 use crate::tls::MeshPeer;
+
+use super::http2::{Lane, Streams};
 
 /// How often idle connections are looked through, while there are any. A close is noticed late by up to this, which is
 /// taken off what is learned from it: believing a server to be more patient than it is would let requests race its close.
@@ -26,9 +31,14 @@ pub struct Shelf {
     clock: Clock,
     limits: PoolLimits,
     server: RefCell<ServerIdle>,
-    idle: RefCell<VecDeque<Idle>>,
+    idle_own: RefCell<VecDeque<Idle>>,
+    idle_shared: RefCell<VecDeque<Idle>>,
+    /// Connections that carry the shared ones.
+    lane: Lane,
+    sharing: Cell<Sharing>,
     sweeping: Cell<bool>,
     open: Cell<usize>,
+    in_use: Cell<usize>,
     shares: RefCell<Shares>,
 }
 
@@ -39,12 +49,22 @@ struct Idle {
     link: Rc<Link>,
 }
 
+/// The link for one request.
+#[derive(Debug)]
+pub enum Taken {
+    /// An idle one.
+    Idle(H1Client, Rc<Link>),
+    /// None: one is to be opened.
+    Open(Carrier),
+}
+
 /// What is known of one connection from its opening to its end. It is also where each of its exchanges returns it to, so
 /// an exchange costs no allocation of its own.
 #[derive(Debug)]
 pub struct Link {
     me: Weak<Self>,
     slot: Slot,
+    carrier: Carrier,
     life: Life,
     /// Unix seconds after which the certificates it was opened with are expired.
     expires: i64,
@@ -93,6 +113,7 @@ pub struct InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(shelf) = self.shelf.upgrade() {
+            shelf.in_use.set(shelf.in_use.get().saturating_sub(1));
             shelf.shares.borrow_mut().give_back(&self.caller);
         }
     }
@@ -105,9 +126,13 @@ impl Shelf {
             clock,
             limits,
             server: RefCell::default(),
-            idle: RefCell::default(),
+            idle_own: RefCell::default(),
+            idle_shared: RefCell::default(),
+            lane: Lane::new(clock, limits, Streams::Links),
+            sharing: Cell::default(),
             sweeping: Cell::new(false),
             open: Cell::new(0),
+            in_use: Cell::new(0),
             shares: RefCell::default(),
         })
     }
@@ -115,21 +140,32 @@ impl Shelf {
     /// Whether nothing is idle here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.idle.borrow().is_empty()
+        self.idle_own.borrow().is_empty() && self.idle_shared.borrow().is_empty()
     }
 
-    /// An idle connection that is still good, and how many were found stale before it.
-    pub fn take(&self) -> (Option<(H1Client, Rc<Link>)>, u32) {
+    /// The link for a request that was admitted: an idle one that is still good, or else what to open. And how many were
+    /// found stale before it. `fresh`: not an idle one; `mesh`: to a sidecar, which may take links on shared connections.
+    pub fn take(&self, mesh: bool, fresh: bool) -> (Taken, u32) {
         let now = self.clock.now();
         let mut stale = 0;
         loop {
-            let Some(Idle { client, since, link }) = self.idle.borrow_mut().pop_back() else { return (None, stale) };
+            let links = Links {
+                in_use: self.in_use.get().saturating_sub(1),
+                idle_own: !fresh && !self.idle_own.borrow().is_empty(),
+                idle_shared: !fresh && !self.idle_shared.borrow().is_empty(),
+                may_share: mesh && self.may_share(),
+            };
+            let carrier = match next_link(&self.limits, links) {
+                NextLink::Open(carrier) => return (Taken::Open(carrier), stale),
+                NextLink::Idle(carrier) => carrier,
+            };
+            let Some(Idle { client, since, link }) = self.idle(carrier).borrow_mut().pop_back() else { continue };
             let reuse = may_reuse(&self.limits, &self.server.borrow(), link.life, since, now);
             if reuse != Reuse::Yes || self.clock.unix_seconds() >= link.expires {
                 continue;
             }
             if client.is_quiet() {
-                return (Some((client, link)), stale);
+                return (Taken::Idle(client, link), stale);
             }
             stale += 1;
             self.server.borrow_mut().closed_after(now.since(since).saturating_sub(SWEEP), now);
@@ -140,7 +176,10 @@ impl Shelf {
     #[must_use]
     pub fn admit(&self, caller: &Rc<Caller>) -> Option<InUse> {
         let admitted = self.shares.borrow_mut().take(caller, self.limits.connections_max);
-        admitted.then(|| InUse { shelf: Weak::clone(&self.me), caller: Rc::clone(caller) })
+        admitted.then(|| {
+            self.in_use.set(self.in_use.get() + 1);
+            InUse { shelf: Weak::clone(&self.me), caller: Rc::clone(caller) }
+        })
     }
 
     /// A place for one more connection; `None` when there are as many as may be.
@@ -153,11 +192,48 @@ impl Shelf {
         Some(Slot { shelf: Weak::clone(&self.me) })
     }
 
+    /// The connections that carry shared links.
+    #[must_use]
+    pub const fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// Whether the far end takes shared links, as far as is known.
+    #[must_use]
+    pub fn may_share(&self) -> bool {
+        self.sharing.get().is_possible(self.clock.now())
+    }
+
+    /// The far end takes no shared links.
+    pub fn refuses_sharing(&self) {
+        let mut sharing = self.sharing.get();
+        sharing.refused(self.clock.now());
+        self.sharing.set(sharing);
+        self.lane.let_go();
+    }
+
     /// A connection opened now. `expires`: Unix seconds, when the certificates used expire.
     #[must_use]
     pub fn opened(&self, slot: Slot, expires: i64, peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
         let life = Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy);
-        Rc::new_cyclic(|me| Link { me: Weak::clone(me), slot, life, expires, peer, used: RefCell::default() })
+        Self::link(slot, Carrier::Own, (life, expires), peer)
+    }
+
+    /// A link opened now on a shared connection, whose life and certificates are its own.
+    #[must_use]
+    pub fn opened_shared(&self, slot: Slot, (life, expires): (Life, i64), peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
+        Self::link(slot, Carrier::Shared, (life, expires), peer)
+    }
+
+    fn link(slot: Slot, carrier: Carrier, (life, expires): (Life, i64), peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
+        Rc::new_cyclic(|me| Link { me: Weak::clone(me), slot, carrier, life, expires, peer, used: RefCell::default() })
+    }
+
+    const fn idle(&self, carrier: Carrier) -> &RefCell<VecDeque<Idle>> {
+        match carrier {
+            Carrier::Own => &self.idle_own,
+            Carrier::Shared => &self.idle_shared,
+        }
     }
 
     /// Learns from a response how long its server keeps idle connections.
@@ -170,35 +246,38 @@ impl Shelf {
         if link.life.is_over(now) {
             return;
         }
-        self.idle.borrow_mut().push_back(Idle { client, since: now, link });
-        self.evict(now);
+        let carrier = link.carrier;
+        self.idle(carrier).borrow_mut().push_back(Idle { client, since: now, link });
+        self.evict(carrier, now);
         if !self.sweeping.replace(true)
             && let Some(me) = self.me.upgrade()
         {
             tokio::task::spawn_local(async move {
                 while !me.is_empty() {
                     tokio::time::sleep(SWEEP).await;
-                    me.evict(me.clock.now());
-                    me.drop_ended();
+                    for carrier in [Carrier::Own, Carrier::Shared] {
+                        me.evict(carrier, me.clock.now());
+                        me.drop_ended(carrier);
+                    }
                 }
                 me.sweeping.set(false);
             });
         }
     }
 
-    fn evict(&self, now: Moment) {
+    fn evict(&self, carrier: Carrier, now: Moment) {
         let count = {
-            let idle = self.idle.borrow();
+            let idle = self.idle(carrier).borrow();
             evict(&self.limits, &self.server.borrow(), idle.iter().map(|idle| idle.since), now)
         };
-        let evicted: Vec<_> = self.idle.borrow_mut().drain(..count).collect();
+        let evicted: Vec<_> = self.idle(carrier).borrow_mut().drain(..count).collect();
         drop(evicted);
     }
 
     /// Closes what the server has closed, so that no descriptor waits for a request to notice.
-    fn drop_ended(&self) {
+    fn drop_ended(&self, carrier: Carrier) {
         let now = self.clock.now();
-        let kept: VecDeque<_> = self.idle.take();
+        let kept: VecDeque<_> = self.idle(carrier).take();
         let kept = kept.into_iter().filter(|idle| {
             let quiet = idle.client.is_quiet();
             if !quiet {
@@ -207,8 +286,8 @@ impl Shelf {
             quiet
         });
         let kept: VecDeque<_> = kept.collect();
-        let newer = self.idle.replace(kept);
-        self.idle.borrow_mut().extend(newer);
+        let newer = self.idle(carrier).replace(kept);
+        self.idle(carrier).borrow_mut().extend(newer);
     }
 }
 

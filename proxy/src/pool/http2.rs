@@ -1,22 +1,34 @@
-//! Open HTTP/2 connections to one place, shared by all requests of the worker.
+//! Open HTTP/2 connections to one place, shared by all requests, or all HTTP/1 links, of the worker.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use tokio::sync::Mutex;
 use weft_core::fault::FaultKind;
-use weft_core::reuse::{Life, Multiplexed, Placement, PoolLimits, place};
+use weft_core::reuse::{Life, Multiplexed, Placement, PoolLimits, place, place_link};
 
 use crate::clock::Clock;
 use crate::entropy::ThreadEntropy;
 use crate::http::H2Client;
 use crate::tls::MeshPeer;
 
+/// What the streams of connections are for. Links outlive their requests and would take the room of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// One request each.
+    Requests,
+    /// An HTTP/1 link each.
+    Links,
+}
+
 /// The connections to one place.
 #[derive(Debug)]
 pub struct Lane {
     clock: Clock,
     limits: PoolLimits,
+    streams: Streams,
+    /// Workers of the far end, as far as it has said.
+    workers: Cell<usize>,
     open: RefCell<Vec<Open>>,
     opening: Cell<usize>,
     /// Held while a connection is opened, so that a burst of requests shares it instead of opening one each.
@@ -40,6 +52,10 @@ pub struct Checkout {
     pub client: H2Client,
     /// Who is at the other end, over mesh TLS.
     pub peer: Option<Rc<MeshPeer>>,
+    /// How long it takes streams.
+    pub life: Life,
+    /// Unix seconds, when the certificates used expire.
+    pub expires: i64,
     /// It was open already.
     pub reused: bool,
 }
@@ -56,10 +72,12 @@ pub struct Opened {
 }
 
 impl Lane {
-    pub(super) fn new(clock: Clock, limits: PoolLimits) -> Self {
+    pub(super) fn new(clock: Clock, limits: PoolLimits, streams: Streams) -> Self {
         Self {
             clock,
             limits,
+            streams,
+            workers: Cell::new(1),
             open: RefCell::default(),
             opening: Cell::new(0),
             door: Mutex::new(()),
@@ -71,6 +89,16 @@ impl Lane {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.open.borrow().is_empty()
+    }
+
+    /// The far end has said how many workers it has.
+    pub fn has_workers(&self, workers: usize) {
+        self.workers.set(workers);
+    }
+
+    /// Lets go of all connections, if not of their streams.
+    pub fn let_go(&self) {
+        drop(self.open.take());
     }
 
     /// A connection with room for one more stream; opens one by `connect` where there is none. Cancelling is safe.
@@ -112,13 +140,13 @@ impl Lane {
         })?;
         let life = Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy);
         self.open.borrow_mut().push(Open { client: client.clone(), peer: peer.clone(), life, expires });
-        Ok(Checkout { client, peer, reused: false })
+        Ok(Checkout { client, peer, life, expires, reused: false })
     }
 
     fn on(&self, index: usize) -> Option<Checkout> {
         let open = self.open.borrow();
-        let found = open.get(index)?;
-        Some(Checkout { client: found.client.clone(), peer: found.peer.clone(), reused: true })
+        let Open { client, peer, life, expires } = open.get(index)?.clone();
+        Some(Checkout { client, peer, life, expires, reused: true })
     }
 
     /// Where the next request goes. Connections that take no more streams are let go; their streams go on.
@@ -131,7 +159,10 @@ impl Lane {
             peer_streams_max: u32::try_from(open.client.streams_max()).unwrap_or(u32::MAX),
             closing: false,
         });
-        place(&self.limits, seen, self.opening.get())
+        match self.streams {
+            Streams::Requests => place(&self.limits, seen, self.opening.get()),
+            Streams::Links => place_link(&self.limits, seen, self.opening.get(), self.workers.get()),
+        }
     }
 }
 
@@ -159,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_at_the_door_shares_the_failure() {
-        let lane = Lane::new(Clock::start(), PoolLimits::default());
+        let lane = Lane::new(Clock::start(), PoolLimits::default(), Streams::Requests);
         let tried = Cell::new(0);
         let connect = || async {
             tried.set(tried.get() + 1);

@@ -1,6 +1,7 @@
 //! Upstream connections that outlive one exchange, per worker: nothing here is locked or shared.
 //!
-//! The rules (how long idle, how old, how many) are the core's; here they are applied. A connection is looked at before
+//! HTTP/1 links to a sidecar are connections while few requests are under way, and streams of one connection beyond that.
+//! The rules (how long idle, how old, how many, which of the two) are the core's; here they are applied. A connection is looked at before
 //! it is used: one that has ended or says something is not read from but closed (U2, T20).
 
 mod http1;
@@ -15,8 +16,8 @@ use weft_core::identity::spiffe::SpiffeId;
 use weft_core::reuse::PoolLimits;
 
 use crate::clock::Clock;
-pub use http1::{InUse, Link, Shelf, Slot};
-pub use http2::{Checkout, Lane, Opened};
+pub use http1::{InUse, Link, Shelf, Slot, Taken};
+pub use http2::{Checkout, Lane, Opened, Streams};
 
 /// From so many endpoints on, those without connections are forgotten now and then.
 const ENDPOINTS_MANY: usize = 4096;
@@ -74,8 +75,8 @@ impl<T> Places<T> {
 impl Pools {
     /// Empty pools.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
-        Self { clock, limits: PoolLimits::default(), shelves: RefCell::default(), lanes: RefCell::default() }
+    pub fn new(clock: Clock, limits: PoolLimits) -> Self {
+        Self { clock, limits, shelves: RefCell::default(), lanes: RefCell::default() }
     }
 
     /// The HTTP/1 connections to one place.
@@ -87,7 +88,11 @@ impl Pools {
     /// The HTTP/2 connections to one place.
     #[must_use]
     pub fn http2(&self, key: &LinkKey) -> Rc<Lane> {
-        self.lanes.borrow_mut().get(key, || Rc::new(Lane::new(self.clock, self.limits)), Lane::is_empty)
+        self.lanes.borrow_mut().get(
+            key,
+            || Rc::new(Lane::new(self.clock, self.limits, Streams::Requests)),
+            Lane::is_empty,
+        )
     }
 }
 

@@ -12,12 +12,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::model::{
     AppProtocol, DecodedUpdate, Endpoint, EndpointPort, InboundMode, Resource, Service, ServiceKey, ServicePort,
     Upsert, Weight,
 };
+use weft_core::reuse::PoolLimits;
 use weft_core::snapshot::{Snapshot, apply};
 
 use super::drain::drain;
@@ -82,6 +84,8 @@ fn shared(snapshot: Snapshot, identity: Option<Arc<Identity>>) -> Shared {
         resolver: Resolver::offline(Arc::clone(&snapshot)),
         snapshot,
         identity: tokio::sync::watch::channel(identity).1,
+        workers: 1,
+        pool: PoolLimits::default(),
         inbound: InboundRules::default(),
         open: OpenConnections::default(),
         admission: Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_MAX)),
@@ -192,6 +196,116 @@ async fn http1_reaches_the_application_with_the_callers_identity() {
     drop(client);
     a.end().await;
     b.end().await;
+}
+
+/// A sends to a sidecar at `to`, and every link shares a connection where that is taken.
+fn sharing(to: SocketAddr, identity: Arc<Identity>) -> Proxy {
+    let known = shared(snapshot(to, AppProtocol::Http1, Some(CART)), Some(identity));
+    let pool = PoolLimits { own_links_max: 0, ..PoolLimits::default() };
+    Proxy::start_with(Door::Service(key(), PORT), Shared { pool, ..known }, None)
+}
+
+#[tokio::test]
+async fn links_that_share_a_connection_are_what_connections_are() {
+    let (app, mut requests) = http_app(usize::MAX).await;
+    let authority = Authority::new("a");
+    let door = Door::Local { address: app, protocol: AppProtocol::Http1, mode: InboundMode::Strict };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access");
+    let log = AccessLog::start(&LogTarget::File(path.clone())).unwrap();
+    let identity = Some(authority.identity(CART, &[CART], 600));
+    let b = Proxy::start_with(door, shared(Snapshot::empty(), identity), Some(log));
+    let a = sharing(b.address(), authority.identity(WEB, &[WEB], 600));
+    let mut clients = [a.client().await, a.client().await, a.client().await];
+    for _ in 0..2 {
+        for client in &mut clients {
+            client.write_all(GET.as_bytes()).await.unwrap();
+        }
+        for client in &mut clients {
+            assert!(ask(client, "").await.ends_with("\r\n\r\nhello"));
+            let seen = requests.recv().await.unwrap();
+            let cert = seen.lines().find(|line| line.starts_with("x-forwarded-client-cert:")).unwrap();
+            assert!(cert.contains(&format!("By={CART}")) && cert.ends_with(&format!("URI={WEB}")), "{cert}");
+        }
+    }
+    let counted =
+        [Counter::PoolOpened, Counter::LinksShared, Counter::PoolReused].map(|counter| a.hub.counter(counter));
+    assert_eq!(counted, [1, 3, 3], "one connection, a link for each client, and then the same ones");
+    drop(clients);
+    a.end().await;
+    b.end().await;
+    let records = std::fs::read_to_string(path).unwrap();
+    assert_eq!(records.lines().count(), 6, "{records}");
+    for record in records.lines() {
+        let record: serde_json::Value = serde_json::from_str(record).unwrap();
+        assert_eq!(
+            (&record["alpn"], &record["protocol"]),
+            (&serde_json::json!("weft-h1/1"), &serde_json::json!("HTTP/1.1")),
+            "{record}"
+        );
+        assert_eq!(
+            (&record["peer_id"], &record["status"]),
+            (&serde_json::json!(WEB), &serde_json::json!(200)),
+            "{record}"
+        );
+    }
+}
+
+/// A sidecar of a version that knows no links.
+async fn without_links(identity: Arc<Identity>) -> (SocketAddr, mpsc::UnboundedReceiver<MeshAlpn>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (accepted, spoken) = mpsc::unbounded_channel();
+    let acceptor = crate::tls::Acceptor::new(tokio::sync::watch::channel(Some(identity)).1, Clock::start(), PATIENCE);
+    tokio::task::spawn_local(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let (mut tls, peer) = acceptor.accept(socket, b"").await.unwrap();
+            accepted.send(peer.alpn).unwrap();
+            tokio::task::spawn_local(async move {
+                if peer.alpn == MeshAlpn::Http2 {
+                    let mut connection = h2::server::handshake(tls).await.unwrap();
+                    let asked = connection.accept().await;
+                    return assert!(!matches!(asked, Some(Ok(_))), "{asked:?}");
+                }
+                let mut seen = Vec::new();
+                while let Ok(byte) = tls.read_u8().await {
+                    seen.push(byte);
+                    if seen.ends_with(b"\r\n\r\n") {
+                        tls.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+                        tls.flush().await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    (address, spoken)
+}
+
+#[tokio::test]
+async fn a_sidecar_that_knows_no_links_is_sent_requests_on_connections() {
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            let authority = Authority::new("a");
+            let (to, mut spoken) = without_links(authority.identity(CART, &[CART], 600)).await;
+            let a = sharing(to, authority.identity(WEB, &[WEB], 600));
+            let mut clients = [a.client().await, a.client().await];
+            for client in &mut clients {
+                client.write_all(GET.as_bytes()).await.unwrap();
+            }
+            for client in &mut clients {
+                assert!(ask(client, "").await.ends_with("\r\n\r\nhello"));
+            }
+            assert!(ask(&mut a.client().await, GET).await.ends_with("\r\n\r\nhello"));
+            let mut all = Vec::new();
+            while let Ok(alpn) = spoken.try_recv() {
+                all.push(alpn);
+            }
+            assert_eq!(all, [MeshAlpn::Http2, MeshAlpn::Http1, MeshAlpn::Http1], "asked once");
+            assert_eq!(a.hub.counter(Counter::LinksShared), 0);
+            drop(clients);
+            a.end().await;
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -307,7 +421,7 @@ async fn a_servers_greeting_never_overtakes_the_handshake() {
         let socket = b.client().await;
         // A sidecar whose machine is busy: well within the time that a silent client has here.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let connected = connector.connect(socket, &expected, weft_core::detect::MeshAlpn::Tcp).await;
+        let connected = connector.connect(socket, &expected, MeshAlpn::Tcp).await;
         let (mut tls, _) = connected.unwrap_or_else(|error| panic!("connection {number}: {error}"));
         let mut greeting = [0; 11];
         timeout(PATIENCE, tls.read_exact(&mut greeting)).await.unwrap().unwrap();

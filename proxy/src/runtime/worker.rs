@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use weft_core::model::{AppProtocol, InboundMode};
+use weft_core::reuse::PoolLimits;
 use weft_core::snapshot::Snapshot;
 use weft_core::time::Moment;
 
@@ -83,6 +84,10 @@ pub struct Shared {
     pub resolver: Resolver,
     /// Who the proxy is.
     pub identity: IdentityWatch,
+    /// How many workers there are.
+    pub workers: usize,
+    /// Bounds of the pools.
+    pub pool: PoolLimits,
     /// Inbound rules of a sidecar.
     pub inbound: InboundRules,
     /// Bounds on connections.
@@ -135,7 +140,7 @@ impl Worker {
         Self {
             acceptor: Acceptor::new(identity.clone(), clock, within),
             connector: Connector::new(identity.clone(), clock, within),
-            pools: Rc::new(Pools::new(clock)),
+            pools: Rc::new(Pools::new(clock, shared.pool)),
             stalls: Stalls::default(),
             expiries: Rc::default(),
             first_bytes: RefCell::default(),

@@ -55,6 +55,7 @@ closed_set!(
         UpstreamHandshakeFailed = "weft_upstream_handshake_failures_total", "mesh handshakes to upstream that failed";
         PoolReused = "weft_pool_reused_total", "requests sent on a connection that was open already";
         PoolOpened = "weft_pool_opened_total", "upstream connections opened";
+        LinksShared = "weft_pool_links_total", "HTTP/1 links to other sidecars opened on connections that they share";
         PoolStale = "weft_pool_stale_total", "idle upstream connections found closed or dirty before use";
         Retried = "weft_retries_total", "attempts beyond the first";
         DetectTimeout = "weft_detect_timeouts_total", "connections whose first bytes did not arrive in time";

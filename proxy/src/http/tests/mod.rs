@@ -4,6 +4,7 @@ mod connections;
 mod floods;
 mod h1_messages;
 mod h2_streams;
+mod links;
 mod rest;
 mod small_frames;
 mod support;

@@ -62,6 +62,8 @@ pub(super) struct Forward {
     upstream: Option<(SocketAddr, Proto)>,
     pub(super) shelf: Rc<Shelf>,
     h2: RefCell<Option<H2Client>>,
+    /// Workers that it says to have, if it takes links.
+    pub(super) links: Cell<Option<usize>>,
     pub(super) opened: Cell<u32>,
     pub(super) log: RefCell<Vec<String>>,
     pub(super) logged: Notify,
@@ -74,6 +76,7 @@ impl Forward {
             upstream,
             shelf: Rc::default(),
             h2: RefCell::default(),
+            links: Cell::new(None),
             opened: Cell::new(0),
             log: RefCell::default(),
             logged: Notify::new(),
@@ -169,6 +172,10 @@ impl Handler for Forward {
 
     fn broken(&self, fault: FaultKind) {
         self.note(format!("broken {}", fault.code()));
+    }
+
+    fn link(self: &Rc<Self>) -> Option<(Rc<Self>, usize)> {
+        self.links.get().map(|workers| (Rc::clone(self), workers))
     }
 
     async fn tunnel(&self, (): (), mut downstream: Stream, mut upstream: Stream) {
