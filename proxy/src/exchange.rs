@@ -180,14 +180,14 @@ impl Exchange {
     }
 
     /// The response is out, or broke on its way.
-    pub fn finish(mut self, end: ExchangeEnd) {
+    pub fn finish(mut self: Box<Self>, end: ExchangeEnd) {
         self.fault = self.fault.or(end.fault);
         self.grpc_status = self.grpc_status.or(end.grpc_status);
         self.record(end.bytes_received, end.bytes_sent);
     }
 
     /// It became a tunnel, which has ended.
-    pub fn finish_tunnel(mut self, end: RelayEnd) {
+    pub fn finish_tunnel(mut self: Box<Self>, end: RelayEnd) {
         self.fault = self.fault.or(end.fault);
         self.record(end.up, end.down);
     }

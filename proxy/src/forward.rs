@@ -5,7 +5,6 @@
 //! have met the server closing that connection, and gets one fresh connection (U2). A POST never goes out twice.
 
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,14 +114,15 @@ fn plain(address: SocketAddr, delivery: bool, tried: &[usize]) -> Option<(Chosen
     tried.is_empty().then_some((Chosen { key, endpoint: None }, 0))
 }
 
-/// Sends the request and awaits the head of its response. The exchange learns where it went and how often it was tried.
+/// Sends the request and awaits the head of its response. The exchange learns where it went and how often it was tried;
+/// what is left of the request is of no use.
 ///
 /// # Errors
 /// The fault of the last attempt; `NoEndpoint` when there is nobody to try.
 pub async fn forward(
     worker: &Rc<Worker>,
     to: &Destination,
-    mut request: Request,
+    request: &mut Request,
     interim: &Interim,
     exchange: &mut Exchange,
 ) -> Result<Response, FaultKind> {
@@ -157,14 +157,8 @@ pub async fn forward(
                 exchange.in_flight = None;
                 last = failed.fault;
                 match failed.again {
-                    Again::Elsewhere(back) => {
-                        tried.push(index);
-                        request = *back;
-                    }
-                    Again::Fresh(back) => {
-                        fresh_only = true;
-                        request = *back;
-                    }
+                    Again::Elsewhere => tried.push(index),
+                    Again::Fresh => fresh_only = true,
                     Again::ByClient => {
                         exchange.refused = true;
                         break;
@@ -209,8 +203,8 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn overloaded(request: Request) -> Self {
-        Self { peer: None, sent: None, outcome: Err(Failed::unconnected(FaultKind::Overload, request)) }
+    const fn unconnected(fault: FaultKind) -> Self {
+        Self { peer: None, sent: None, outcome: Err(Failed { fault, again: Again::Elsewhere }) }
     }
 }
 
@@ -219,32 +213,30 @@ struct Failed {
     again: Again,
 }
 
+/// The request is there to be sent where it is sent again.
 enum Again {
     /// Not processed; at another endpoint.
-    Elsewhere(Box<Request>),
+    Elsewhere,
     /// The connection was stale; on a fresh one.
-    Fresh(Box<Request>),
+    Fresh,
     /// Not processed, but part of its body is gone: by its client only.
     ByClient,
     Never,
 }
 
 impl Failed {
-    fn unconnected(fault: FaultKind, request: Request) -> Self {
-        Self { fault, again: Again::Elsewhere(Box::new(request)) }
-    }
-
     /// `spare`: the head of a request that may be sent once more on a fresh connection.
-    fn of(error: SendError, spare: Option<RequestHead>) -> Self {
-        let again = match (error.unsent, error.request, spare) {
-            (true, Some(request), None) => Again::Elsewhere(request),
-            (true, Some(request), Some(_)) => Again::Fresh(request),
-            (_, _, Some(head)) if error.fault == FaultKind::UpstreamReset => {
-                Again::Fresh(Box::new(Request { head, body: Body::Empty }))
+    fn of(error: SendError, request: &mut Request, spare: Option<RequestHead>) -> Self {
+        let again = match (error.whole, spare) {
+            (true, None) => Again::Elsewhere,
+            (true, Some(_)) => Again::Fresh,
+            (false, Some(head)) if error.fault == FaultKind::UpstreamReset => {
+                *request = Request { head, body: Body::Empty };
+                Again::Fresh
             }
             // Not where the client itself broke the body off.
-            (true, None, _) if error.fault.appearance().origin == Origin::Upstream => Again::ByClient,
-            _ => Again::Never,
+            (false, _) if error.unsent && error.fault.appearance().origin == Origin::Upstream => Again::ByClient,
+            (false, _) => Again::Never,
         };
         Self { fault: error.fault, again }
     }
@@ -254,7 +246,7 @@ async fn attempt(
     worker: &Rc<Worker>,
     to: &Destination,
     key: &LinkKey,
-    request: Request,
+    request: &mut Request,
     interim: &Interim,
     (caller, fresh_only): (&Rc<Caller>, bool),
 ) -> Attempt {
@@ -273,12 +265,12 @@ async fn attempt(
 async fn attempt_http1(
     worker: &Rc<Worker>,
     key: &LinkKey,
-    mut request: Request,
+    request: &mut Request,
     interim: &Interim,
     (caller, fresh_only): (&Rc<Caller>, bool),
 ) -> Attempt {
     let shelf = worker.pools.http1(key);
-    let Some(used) = shelf.admit(caller) else { return Attempt::overloaded(request) };
+    let Some(used) = shelf.admit(caller) else { return Attempt::unconnected(FaultKind::Overload) };
     let (taken, stale) = shelf.take(key.identity.is_some(), fresh_only);
     for _ in 0..stale {
         worker.telemetry.count(Counter::PoolStale);
@@ -290,13 +282,12 @@ async fn attempt_http1(
             (client, link)
         }
         Taken::Open(carrier) => {
-            let Some(slot) = shelf.reserve() else { return Attempt::overloaded(request) };
-            let dialling = pin!(dial_http1(worker, key, (&shelf, slot), carrier));
-            match request.body.kept_during(dialling).await {
+            let Some(slot) = shelf.reserve() else { return Attempt::unconnected(FaultKind::Overload) };
+            // Boxed, being rare and large: every request would have room for it.
+            let mut dialling = Box::pin(dial_http1(worker, key, (&shelf, slot), carrier));
+            match request.body.kept_during(dialling.as_mut()).await {
                 Ok(opened) => opened,
-                Err(fault) => {
-                    return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) };
-                }
+                Err(fault) => return Attempt::unconnected(fault),
             }
         }
     };
@@ -318,23 +309,26 @@ async fn attempt_http1(
                 worker.telemetry.count(Counter::PoolStale);
             }
             // Untouched on a stale connection: the endpoint is not to blame, so it is tried again on a fresh one.
-            let failed = match (error.unsent && reused, error) {
-                (true, SendError { fault, request: Some(request), .. }) => {
-                    Failed { fault, again: Again::Fresh(request) }
-                }
-                (_, error) => Failed::of(error, spare),
+            let failed = match error {
+                SendError { fault, whole: true, .. } if reused => Failed { fault, again: Again::Fresh },
+                error => Failed::of(error, request, spare),
             };
             Attempt { peer, sent, outcome: Err(failed) }
         }
     }
 }
 
-async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, mut request: Request, interim: &Interim) -> Attempt {
+async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: &mut Request, interim: &Interim) -> Attempt {
     let lane = worker.pools.http2(key);
-    let opening = pin!(lane.checkout(|| dial_http2(worker, key)));
-    let checkout = match request.body.kept_during(opening).await {
-        Ok(checkout) => checkout,
-        Err(fault) => return Attempt { peer: None, sent: None, outcome: Err(Failed::unconnected(fault, request)) },
+    let checkout = if let Some(checkout) = lane.open() {
+        checkout
+    } else {
+        // Boxed as for HTTP/1.
+        let mut opening = Box::pin(lane.checkout(|| dial_http2(worker, key)));
+        match request.body.kept_during(opening.as_mut()).await {
+            Ok(checkout) => checkout,
+            Err(fault) => return Attempt::unconnected(fault),
+        }
     };
     if checkout.reused {
         worker.telemetry.count(Counter::PoolReused);
@@ -342,10 +336,8 @@ async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, mut request: Request,
     let sent = Some(worker.now());
     let outcome = checkout.client.send(request, interim).await.map_err(|error| match error {
         // GOAWAY or a closed connection that this request never got onto.
-        SendError { fault, unsent: true, request: Some(request) } if checkout.reused => {
-            Failed { fault, again: Again::Fresh(request) }
-        }
-        error => Failed::of(error, None),
+        SendError { fault, whole: true, .. } if checkout.reused => Failed { fault, again: Again::Fresh },
+        error => Failed::of(error, request, None),
     });
     Attempt { peer: checkout.peer, sent, outcome }
 }

@@ -59,14 +59,16 @@ impl HttpPath {
 
     async fn answer(
         &self,
-        mut request: Request,
+        request: &mut Request,
         interim: &Interim,
         exchange: &mut Exchange,
     ) -> Result<Response, FaultKind> {
         let upgrade = if request.head.wants_upgrade().is_some() { Upgrade::Keep } else { Upgrade::Drop };
         exchange.ids = Some(self.settle(&mut request.head, upgrade, exchange.authority()));
-        let locating = pin!(self.site.locate(&self.worker));
-        let to = request.body.kept_during(locating).await?;
+        let to = {
+            let locating = pin!(self.site.locate(&self.worker));
+            request.body.kept_during(locating).await?
+        };
         self.admit(&request.head, &to)?;
         let asks_for_tunnel = upgrade == Upgrade::Keep || request.head.method == Method::CONNECT;
         let mut response = forward(&self.worker, &to, request, interim, exchange).await?;
@@ -136,37 +138,41 @@ impl HttpPath {
 }
 
 impl Handler for HttpPath {
-    type Ticket = Exchange;
+    /// Boxed: it is handed on more often than a request has stages.
+    type Ticket = Box<Exchange>;
 
-    async fn handle(&self, request: Request, interim: &Interim) -> (Response, Exchange) {
-        let mut exchange = Exchange::begin(&self.worker, &self.connection, &request.head);
-        let (grpc, http2) = (request.head.is_grpc(), request.head.version == Version::Http2);
-        let connects = request.head.method == Method::CONNECT;
-        let mut response = match self.answer(request, interim, &mut exchange).await {
-            Ok(response) => response,
-            Err(fault) => {
-                exchange.fault = Some(fault);
-                let mut response = fault_response(fault, grpc);
-                response.refused = http2 && exchange.refused;
-                if connects {
-                    end_connection(&mut response.head);
+    #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, as such and as variables")]
+    fn handle(&self, mut request: Request, interim: &Interim) -> impl Future<Output = (Response, Box<Exchange>)> {
+        async move {
+            let mut exchange = Box::new(Exchange::begin(&self.worker, &self.connection, &request.head));
+            let (grpc, http2) = (request.head.is_grpc(), request.head.version == Version::Http2);
+            let connects = request.head.method == Method::CONNECT;
+            let mut response = match self.answer(&mut request, interim, &mut exchange).await {
+                Ok(response) => response,
+                Err(fault) => {
+                    exchange.fault = Some(fault);
+                    let mut response = fault_response(fault, grpc);
+                    response.refused = http2 && exchange.refused;
+                    if connects {
+                        end_connection(&mut response.head);
+                    }
+                    response
                 }
-                response
+            };
+            if self.connection.direction == Direction::Gateway
+                && let Some((id, _)) = &exchange.ids
+            {
+                response.head.fields.set(Known::RequestId, id.as_bytes());
             }
-        };
-        if self.connection.direction == Direction::Gateway
-            && let Some((id, _)) = &exchange.ids
-        {
-            response.head.fields.set(Known::RequestId, id.as_bytes());
+            if !response.refused {
+                exchange.status = Some(response.head.status);
+                exchange.grpc_status = grpc_status(&response.head);
+            }
+            (response, exchange)
         }
-        if !response.refused {
-            exchange.status = Some(response.head.status);
-            exchange.grpc_status = grpc_status(&response.head);
-        }
-        (response, exchange)
     }
 
-    fn finished(&self, ticket: Exchange, end: ExchangeEnd) {
+    fn finished(&self, ticket: Box<Exchange>, end: ExchangeEnd) {
         ticket.finish(end);
     }
 
@@ -198,7 +204,7 @@ impl Handler for HttpPath {
         Some((Rc::new(path), self.worker.shared.workers))
     }
 
-    async fn tunnel(&self, ticket: Exchange, downstream: Stream, upstream: Stream) {
+    async fn tunnel(&self, ticket: Box<Exchange>, downstream: Stream, upstream: Stream) {
         let end = relay(downstream, upstream, &Moved::default()).await;
         ticket.finish_tunnel(end);
     }

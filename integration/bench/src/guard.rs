@@ -1,12 +1,12 @@
 //! Instructions and allocations of one request, and of one change of what a proxy knows: numbers that no neighbour moves.
 //!
 //! Proxies run under callgrind, once with few requests and once with many; what the difference cost is divided by its
-//! requests, so starting and stopping do not count. Requests go one after the other on one connection, so that as many
-//! wakeups come in every run. The kernel's part is not in these numbers; it is in those of [`crate::compare`].
+//! requests, so starting and stopping do not count. Requests go one after the other on one connection, those of HTTP/2 in
+//! rounds of as many as the row has streams, so that as many wakeups come in every run. The kernel's part is not in these numbers; it is in those of [`crate::compare`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,17 +15,17 @@ use clap::Args;
 use weft_cli::binaries::Binaries;
 
 use crate::compare::{identities, say};
-use crate::load::exchange;
+use crate::load::{Kind, exchange, rounds};
 use crate::peers::Peer;
 use crate::scenario::{self, Scenario};
 use crate::scene::Scene;
 
 /// Rows whose requests are counted.
-const PATHS: [&str; 2] = ["hop-http1", "mesh-http1"];
-/// Requests of the shorter run: more than what is set up at first use.
-const FEW: u32 = 300;
+const PATHS: [&str; 4] = ["hop-http1", "mesh-http1", "mesh-h2", "mesh-grpc"];
+/// Requests of the shorter run: more than what is set up at first use. Whole rounds.
+const FEW: u32 = 320;
 /// Requests of the longer run.
-const MANY: u32 = 1300;
+const MANY: u32 = 1344;
 /// How much a proxy knows of which something changes.
 const KNOWN: [u32; 2] = [10, 10_000];
 /// A run that fails is made so often.
@@ -153,14 +153,22 @@ fn count(scenario: &Scenario, identity: &Path, requests: u32) -> anyhow::Result<
     let directory = tempfile::tempdir()?;
     let inside: Vec<String> = ["valgrind".to_owned()].into_iter().chain(callgrind(directory.path())).collect();
     let scene = Scene::on_loopback(scenario, Peer::Weft, identity, directory.path(), &inside)?;
-    let stream = TcpStream::connect(scene.entrance)?;
+    ask(scenario, scene.entrance, requests)?;
+    scene.end_well()?;
+    profiles(directory.path())
+}
+
+fn ask(scenario: &Scenario, entrance: SocketAddr, requests: u32) -> anyhow::Result<()> {
+    if let Some(kind @ (Kind::H2 | Kind::GrpcUnary)) = scenario.kind {
+        let times = usize::try_from(requests)? / scenario.streams;
+        return rounds(kind, entrance, scenario.body, (scenario.streams, times));
+    }
+    let stream = TcpStream::connect(entrance)?;
     stream.set_nodelay(true)?;
     for _ in 0..requests {
         exchange(&stream, scenario.body)?;
     }
-    drop(stream);
-    scene.end_well()?;
-    profiles(directory.path())
+    Ok(())
 }
 
 /// Instructions and allocations in callgrind's format.

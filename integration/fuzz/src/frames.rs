@@ -77,7 +77,7 @@ async fn ask(client: &H2Client, method: Method, body: Body) {
     let asked = Asked { head: method == Method::HEAD, connect: method == Method::CONNECT, upgrade: false };
     let mut head = RequestHead::new(method, if asked.connect { "a:1" } else { "/" });
     (head.version, head.authority) = (Version::Http2, Some(Bytes::from_static(b"a:1")));
-    let Ok(mut response) = client.send(Request { head, body }, &Interim::none()).await else { return };
+    let Ok(mut response) = client.send(&mut Request { head, body }, &Interim::none()).await else { return };
     assert!((200..1000).contains(&response.head.status) && response.head.status != 101);
     assert_harmless(&response.head.fields);
     assert!(response.upgrade.is_none() || (asked.connect && response.head.status < 300));

@@ -134,7 +134,7 @@ impl Forward {
         let client = shelved.unwrap_or_else(|| self.connect());
         self.sent.set(self.sent.get() + 1);
         let home = Rc::clone(&self.shelf) as Rc<dyn Home>;
-        let mut response = client.send(request, interim, Some(home)).await.map_err(|error| error.fault)?;
+        let mut response = client.send(&mut request, interim, Some(home)).await.map_err(|error| error.fault)?;
         let tunnel = if response.upgrade.is_some() { Upgrade::Keep } else { Upgrade::Drop };
         strip_response(&mut response.head, tunnel);
         Ok(response)

@@ -180,9 +180,16 @@ impl Fields {
         self.entries.iter().map(|e| (self.bytes(e.name), self.bytes(e.value)))
     }
 
-    /// As [`Self::iter`], but values can outlive the list: received ones share its buffer, added ones are copied.
+    /// As [`Self::iter`], but values can outlive the list: received ones share its buffer, added ones a copy of theirs.
     pub fn iter_shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
-        self.entries.iter().map(|e| (self.bytes(e.name), self.shared(e.value)))
+        let added = Bytes::copy_from_slice(&self.added);
+        self.entries.iter().map(move |e| {
+            let buffer = if e.value.start & ADDED == 0 { &self.received } else { &added };
+            let start = (e.value.start & !ADDED) as usize;
+            // In range as in `resolve`.
+            let end = buffer.len().min(start + e.value.len as usize);
+            (self.bytes(e.name), buffer.slice(start.min(end)..end))
+        })
     }
 
     /// Value of the first field with this name.

@@ -63,31 +63,29 @@ impl H1Client {
     /// Sends a request and awaits the head of its response, passing interim responses on.
     ///
     /// The head goes out as HTTP/1.1 with framing fields after the body; hop-by-hop fields are the caller's business. With
-    /// a body it leaves together with the first piece of it, if that is at hand. `home` gets the connection back.
-    /// Cancelling closes the connection.
+    /// a body it leaves together with the first piece of it, if that is at hand. `home` gets the connection back. Of the
+    /// request the body is taken, if there is one. Cancelling closes the connection.
     ///
     /// # Errors
     /// See [`SendError`]: `UpstreamReset`, `UpstreamProtocol`, `UpstreamHeadTooLarge`, `DownstreamReset` and `BadBody`
     /// for the request's body, `BadRequest` for a head that HTTP/1 cannot carry.
     pub async fn send(
         self,
-        request: Request,
+        Request { head, body }: &mut Request,
         interim: &Interim,
         home: Option<Rc<dyn Home>>,
     ) -> Result<Response, SendError> {
-        let Request { mut head, body } = request;
-        let framing = request_framing(&head, &body);
-        let encoded = request_for_h1(&mut head, framing)
-            .and_then(|()| encode_request_head(&head, self.conn.borrow_mut().out.tail()));
+        let framing = request_framing(head, body);
+        let encoded = request_for_h1(head, framing)
+            .and_then(|()| encode_request_head(head, self.conn.borrow_mut().out.tail()));
         if encoded.is_err() {
-            let request = Some(Box::new(Request { head, body }));
-            return Err(SendError { fault: FaultKind::BadRequest, unsent: true, request });
+            return Err(SendError { fault: FaultKind::BadRequest, unsent: true, whole: true });
         }
-        let bodiless = framing.is_empty();
+        let (body, bodiless) = (std::mem::take(body), framing.is_empty());
         let written_before = self.conn.borrow().written();
         let mut exchange = Exchange {
             written_before,
-            asked: Asked::by(&head),
+            asked: Asked::by(head),
             parser: ResponseParser::new(self.limits),
             pump: (!bodiless).then(|| Box::new(Pump { body, encoder: BodyEncoder::new(framing) })),
             write_failed: false,
@@ -95,11 +93,10 @@ impl H1Client {
             client: self,
         };
         match poll_fn(|cx| exchange.poll_head(cx, interim)).await {
-            Ok(parsed) => exchange.into_response(parsed, &head, home),
+            Ok(parsed) => exchange.into_response(parsed, head, home),
             Err(fault) => {
                 let unsent = exchange.client.conn.borrow().written() == exchange.written_before;
-                let request = (unsent && bodiless).then(|| Box::new(Request { head, body: Body::Empty }));
-                Err(SendError { fault, unsent, request })
+                Err(SendError { fault, unsent, whole: unsent && bodiless })
             }
         }
     }

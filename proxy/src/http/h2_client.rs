@@ -1,6 +1,6 @@
 //! HTTP/2 toward the upstream (RFC 9113): a handle that many requests share, and a task that drives the connection.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use weft_core::fault::FaultKind;
 use weft_core::h1::{HeadFault, Limits};
-use weft_core::message::{Asked, BodyFraming, ParsedResponse, RequestHead};
+use weft_core::message::{Asked, BodyFraming, ParsedResponse};
 use weft_core::translate::{request_to_h2, response_from_h2};
 
 use super::h2_io::{H2Body, H2Sender, Side};
@@ -27,7 +27,8 @@ use crate::io::Stream;
 /// A handle on one upstream HTTP/2 connection. The connection closes once all handles and streams are gone.
 #[derive(Clone)]
 pub struct H2Client {
-    send: SendRequest<Bytes>,
+    /// Shared, since each handle of the crate costs locks to make and to drop.
+    send: Rc<RefCell<SendRequest<Bytes>>>,
     streams: Rc<Streams>,
     closed: Rc<Cell<bool>>,
     watch: Watch,
@@ -104,7 +105,7 @@ impl H2Client {
             .await;
             over.set(true);
         });
-        Ok(Self { send, streams, closed, watch, limits: limits.message, scheme })
+        Ok(Self { send: Rc::new(RefCell::new(send)), streams, closed, watch, limits: limits.message, scheme })
     }
 
     /// Streams open now, through all handles.
@@ -116,7 +117,7 @@ impl H2Client {
     /// Streams the peer allows at once.
     #[must_use]
     pub fn streams_max(&self) -> usize {
-        self.send.current_max_send_streams()
+        self.send.borrow().current_max_send_streams()
     }
 
     /// Whether a new stream can be opened here at all: no GOAWAY seen, connection alive, few streams reset on it. Says
@@ -126,7 +127,7 @@ impl H2Client {
         !self.closed.get()
             && self.watch.resets_sent() < RESETS_SENT_MAX
             && !matches!(
-                self.send.clone().poll_ready(&mut Context::from_waker(std::task::Waker::noop())),
+                self.send.borrow_mut().poll_ready(&mut Context::from_waker(std::task::Waker::noop())),
                 Poll::Ready(Err(_))
             )
     }
@@ -134,7 +135,7 @@ impl H2Client {
     /// Whether the peer takes HTTP/1 links on streams of this connection.
     #[must_use]
     pub fn takes_links(&self) -> bool {
-        self.send.is_extended_connect_protocol_enabled()
+        self.send.borrow().is_extended_connect_protocol_enabled()
     }
 
     /// Opens an HTTP/1 link on a stream; the peer has accepted it when this is ready. Gives its bytes, and how many workers
@@ -146,7 +147,7 @@ impl H2Client {
         if !self.takes_links() {
             return Err(NoLink::Refused);
         }
-        let mut handle = self.send.clone();
+        let mut handle = self.send.borrow().clone();
         poll_fn(|cx| handle.poll_ready(cx)).await.map_err(|_| NoLink::Gone)?;
         let held = InFlight::begin(&self.streams);
         let (response, stream) = handle.send_request(h2_link::request(), false).map_err(|_| NoLink::Gone)?;
@@ -164,45 +165,38 @@ impl H2Client {
     }
 
     /// Sends a request and awaits the head of its response, passing interim responses on. Waits for a free stream first.
-    /// Cancelling resets the stream.
+    /// Of the request the body is taken, if there is one. Cancelling resets the stream.
     ///
     /// # Errors
     /// See [`SendError`]; `unsent` for REFUSED_STREAM and for streams that GOAWAY leaves out.
-    pub async fn send(&self, mut request: Request, interim: &Interim) -> Result<Response, SendError> {
-        let unsent = |fault, request| SendError { fault, unsent: true, request: Some(Box::new(request)) };
-        let Ok(converted) = request_to_h2(&request.head, self.scheme) else {
-            return Err(unsent(FaultKind::BadRequest, request));
-        };
-        let mut handle = self.send.clone();
+    pub async fn send(&self, Request { head, body }: &mut Request, interim: &Interim) -> Result<Response, SendError> {
+        let unsent = |fault| SendError { fault, unsent: true, whole: true };
+        let converted = request_to_h2(head, self.scheme).map_err(|_| unsent(FaultKind::BadRequest))?;
+        let mut handle = self.send.borrow().clone();
         let ready = pin!(poll_fn(|cx| handle.poll_ready(cx)));
-        if request.body.kept_during(ready).await.is_err() {
-            return Err(unsent(FaultKind::UpstreamReset, request));
-        }
+        body.kept_during(ready).await.map_err(|_| unsent(FaultKind::UpstreamReset))?;
         let held = InFlight::begin(&self.streams);
-        let asked = Asked::by(&request.head);
-        let empty = request.body.is_end() && !asked.connect;
-        let Ok((response, stream)) = handle.send_request(converted, empty) else {
-            return Err(unsent(FaultKind::UpstreamReset, request));
-        };
+        let asked = Asked::by(head);
+        let empty = body.is_end() && !asked.connect;
+        let sent = handle.send_request(converted, empty);
+        let (response, stream) = sent.map_err(|_| unsent(FaultKind::UpstreamReset))?;
         drop(handle);
-        let Request { head, body } = request;
+        let body = std::mem::take(body);
         let sender = (!empty).then(|| Box::new(H2Sender::new(stream, body, Side::Upstream)));
-        let exchange = Exchange { response, sender, tunnelling: asked.connect, interims: 0 };
-        self.finish(exchange, head, asked, interim, held).await
+        let mut exchange = Exchange { response, sender, tunnelling: asked.connect, interims: 0 };
+        let answered = poll_fn(|cx| exchange.poll_head(cx, asked, &self.limits, interim)).await;
+        self.answered(answered, exchange, (asked, empty), held)
     }
 
-    async fn finish(
+    fn answered(
         &self,
+        answered: Result<(::http::response::Parts, RecvStream), Failed>,
         mut exchange: Exchange,
-        head: RequestHead,
-        asked: Asked,
-        interim: &Interim,
+        (asked, bodiless): (Asked, bool),
         held: InFlight,
     ) -> Result<Response, SendError> {
-        let bodiless = exchange.sender.is_none();
-        let answered = poll_fn(|cx| exchange.poll_head(cx, asked, &self.limits, interim)).await;
         let (parts, recv) = answered.map_err(|failed| {
-            let error = failed.into_error(head, bodiless);
+            let error = failed.into_error(bodiless);
             // Streams see no more than the end of a connection that we have closed.
             if self.watch.flooded() { SendError { fault: FaultKind::UpstreamProtocol, ..error } } else { error }
         })?;
@@ -283,7 +277,7 @@ enum Failed {
 }
 
 impl Failed {
-    fn into_error(self, head: RequestHead, bodiless: bool) -> SendError {
+    fn into_error(self, bodiless: bool) -> SendError {
         match self {
             Self::Request(error) => SendError::sent(error.fault),
             Self::Head(fault) => SendError::sent(response_fault(fault)),
@@ -292,8 +286,7 @@ impl Failed {
                 // The crate fails only streams above the last one that GOAWAY names with a remote GOAWAY.
                 let unsent = refused || (error.is_go_away() && error.is_remote());
                 let fault = if error.is_library() { FaultKind::UpstreamProtocol } else { FaultKind::UpstreamReset };
-                let request = (unsent && bodiless).then(|| Box::new(Request { head, body: Body::Empty }));
-                SendError { fault, unsent, request }
+                SendError { fault, unsent, whole: unsent && bodiless }
             }
         }
     }

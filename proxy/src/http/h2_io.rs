@@ -69,7 +69,7 @@ pub struct H2Body {
     side: Side,
     framing: BodyFraming,
     limits: Limits,
-    received: Rc<Cell<u64>>,
+    received: Option<Rc<Cell<u64>>>,
     request: Option<Box<H2Sender>>,
     held: Option<InFlight>,
     /// Arrived while the reader was busy; its window is not given back yet.
@@ -93,7 +93,7 @@ impl H2Body {
             side,
             framing,
             limits,
-            received: Rc::default(),
+            received: None,
             request: None,
             held: None,
             ahead: BytesMut::new(),
@@ -105,7 +105,7 @@ impl H2Body {
 
     /// Counts data bytes there.
     pub(crate) fn counting(mut self, received: Rc<Cell<u64>>) -> Self {
-        self.received = received;
+        self.received = Some(received);
         self
     }
 
@@ -183,7 +183,9 @@ impl H2Body {
     fn hand_on(&mut self, data: Bytes) -> Result<Frame, BodyError> {
         let side = self.side;
         self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
-        self.received.set(self.received.get() + data.len() as u64);
+        if let Some(received) = &self.received {
+            received.set(received.get() + data.len() as u64);
+        }
         Ok(Frame::Data(data))
     }
 

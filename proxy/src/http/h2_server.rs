@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 use weft_core::fault::FaultKind;
 use weft_core::h1::HeadFault;
-use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, Version};
+use weft_core::message::{BodyFraming, ParsedRequest, Version};
 use weft_core::translate::{request_from_h2, response_to_h2};
 
 use super::body::Sent;
@@ -134,7 +134,8 @@ async fn serve<H: Handler + 'static>(
             }
             Next::Stream(Some(Ok((request, respond)))) => {
                 let stream = Accepted { request, respond, refused, held: InFlight::begin(&open) };
-                spawn_local(serve_stream(stream, Rc::clone(limits), Rc::clone(handler)));
+                // Boxed: what is spawned is moved several times.
+                spawn_local(Box::pin(serve_stream(stream, Rc::clone(limits), Rc::clone(handler))));
             }
             Next::Stream(Some(Err(error))) => {
                 let clean = error.reason() == Some(Reason::NO_ERROR);
@@ -210,28 +211,73 @@ const fn unseen(fault: FaultKind) -> Refusal {
     Refusal { fault, reason: None, version: Version::Http2, method: None, status }
 }
 
-async fn serve_stream<H: Handler>(stream: Accepted, limits: Rc<HttpLimits>, handler: Rc<H>) {
-    let Accepted { request, mut respond, refused, held } = stream;
-    let begun = Instant::now();
-    // Nothing is begun for a stream that was reset before it could be.
-    if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
-        let fault = refused.unwrap_or(FaultKind::DownstreamReset);
-        handler.refused(&Refusal { method: Some(request.method().clone()), ..unseen(fault) });
-        return held.end(begun, true);
+/// Serves one stream.
+#[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, as such and as variables")]
+fn serve_stream<H: Handler>(
+    mut stream: Accepted,
+    limits: Rc<HttpLimits>,
+    handler: Rc<H>,
+) -> impl Future<Output = ()> {
+    async move {
+        let begun = Instant::now();
+        // Nothing is begun for a stream that was reset before it could be.
+        if poll_fn(|cx| Poll::Ready(stream.respond.poll_reset(cx).is_ready())).await {
+            let fault = stream.refused.unwrap_or(FaultKind::DownstreamReset);
+            handler.refused(&Refusal { method: Some(stream.request.method().clone()), ..unseen(fault) });
+            return stream.held.end(begun, true);
+        }
+        let (request, asked) = match take(stream.request, &limits) {
+            Ok(taken) => taken,
+            Err((reason, method)) => {
+                refuse(reason, method, stream.respond, &*handler);
+                return stream.held.end(begun, false);
+            }
+        };
+        let interim = Interim::h2(stream.respond);
+        let handled = {
+            let work = pin!(handler.handle(request, &interim));
+            unless_reset(work, &interim).await
+        };
+        let left = match (handled, interim.into_h2()) {
+            (None, _) => Left::Reset,
+            (Some(_), None) => Left::Otherwise,
+            (Some((response, ticket)), Some(respond)) => {
+                let sending = begin_answer(response, respond, asked.head_only, asked.connect);
+                finish_answer(sending, ticket, asked.received.as_deref(), &limits, &*handler).await
+            }
+        };
+        stream.held.end(begun, left == Left::Reset);
     }
+}
+
+/// What is to be known of a request until its response is out.
+struct AskedFor {
+    /// It is a HEAD.
+    head_only: bool,
+    /// What the client sends into the tunnel that it asks for.
+    connect: Option<RecvStream>,
+    /// Counts the bytes of the body, if there is one.
+    received: Option<Rc<Cell<u64>>>,
+}
+
+/// The request, checked.
+fn take(
+    request: ::http::Request<RecvStream>,
+    limits: &HttpLimits,
+) -> Result<(Request, AskedFor), (HeadFault, Method)> {
+    // Many small fields take ten times the room in a map; it must not live as long as the request does.
     let (parts, recv) = request.into_parts();
     let parsed = request_from_h2(&parts, None, recv.is_end_stream(), &limits.message);
-    let method = parts.method.clone();
-    // Many small fields take ten times the room in a map; it must not live as long as the request does.
-    drop(parts);
-    let left = match parsed {
-        Ok(parsed) => exchange(parsed, recv, respond, &limits, &*handler).await,
-        Err(reason) => {
-            refuse(reason, method, respond, &*handler);
-            Left::Otherwise
-        }
-    };
-    held.end(begun, left == Left::Reset);
+    let ParsedRequest { head, framing } = parsed.map_err(|reason| (reason, parts.method))?;
+    let mut asked = AskedFor { head_only: head.method == Method::HEAD, connect: None, received: None };
+    if head.method == Method::CONNECT {
+        asked.connect = Some(recv);
+    } else if framing != BodyFraming::None {
+        let received = asked.received.insert(Rc::default());
+        let body = H2Body::new(recv, Side::Downstream, framing, limits.message).counting(Rc::clone(received));
+        return Ok((Request { head, body: Body::H2(body) }, asked));
+    }
+    Ok((Request { head, body: Body::Empty }, asked))
 }
 
 /// How a stream ended.
@@ -257,47 +303,8 @@ fn refuse<H: Handler>(reason: HeadFault, method: Method, mut respond: SendRespon
     }
 }
 
-async fn exchange<H: Handler>(
-    parsed: ParsedRequest,
-    recv: RecvStream,
-    respond: SendResponse<Bytes>,
-    limits: &HttpLimits,
-    handler: &H,
-) -> Left {
-    let ParsedRequest { head, framing } = parsed;
-    let received = Rc::new(Cell::new(0));
-    let mut connect = None;
-    let head_only = head.method == Method::HEAD;
-    let body = if head.method == Method::CONNECT {
-        connect = Some(recv);
-        Body::Empty
-    } else if framing == BodyFraming::None {
-        Body::Empty
-    } else {
-        let body = H2Body::new(recv, Side::Downstream, framing, limits.message);
-        Body::H2(body.counting(Rc::clone(&received)))
-    };
-    let interim = Interim::h2(respond);
-    let Some((response, ticket)) = handled(head, body, &interim, handler).await else { return Left::Reset };
-    let Some(respond) = interim.into_h2() else { return Left::Otherwise };
-    let (sent, outcome) = answer(response, head_only, respond, connect, (limits, ticket, handler)).await;
-    let fault = outcome.as_ref().and_then(|(_, error)| error.map(|e| e.fault));
-    if let Some((ticket, _)) = outcome {
-        let Sent { bytes, grpc_status } = sent;
-        let end = ExchangeEnd { fault, bytes_received: received.get(), bytes_sent: bytes, grpc_status };
-        handler.finished(ticket, end);
-    }
-    if fault == Some(FaultKind::DownstreamReset) { Left::Reset } else { Left::Otherwise }
-}
-
-/// The handler's answer; `None` when the client resets first, which drops the handler.
-async fn handled<H: Handler>(
-    head: RequestHead,
-    body: Body,
-    interim: &Interim,
-    handler: &H,
-) -> Option<(Response, H::Ticket)> {
-    let mut work = pin!(handler.handle(Request { head, body }, interim));
+/// What comes of the handler's work; `None` when the client resets first, and the work is to be dropped.
+async fn unless_reset<F: Future>(mut work: Pin<&mut F>, interim: &Interim) -> Option<F::Output> {
     poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending => interim.poll_reset(cx).map(|()| None),
@@ -305,60 +312,98 @@ async fn handled<H: Handler>(
     .await
 }
 
-/// Sends the response; gives the ticket back unless the stream became a tunnel.
-async fn answer<H: Handler>(
+/// What is left to do when the head of a response is out.
+enum Sending {
+    /// Nothing, or nothing can be.
+    Over(Option<FaultKind>),
+    /// The whole response is out; the request may go on.
+    Request(RequestRest, SendStream<Bytes>),
+    /// The body is to be sent, and what of the request has been split off from it.
+    Body(H2Sender, Option<RequestRest>),
+    /// It is a tunnel: its two ends.
+    Tunnel(Box<(Stream, Stream)>),
+}
+
+fn begin_answer(
     response: Response,
-    head_only: bool,
     mut respond: SendResponse<Bytes>,
+    head_only: bool,
     connect: Option<RecvStream>,
-    (limits, ticket, handler): (&HttpLimits, H::Ticket, &H),
-) -> (Sent, Option<(H::Ticket, Option<BodyError>)>) {
+) -> Sending {
     let Response { head, mut body, upgrade, refused } = response;
     if refused {
         respond.send_reset(Reason::REFUSED_STREAM);
-        return (Sent::default(), Some((ticket, None)));
+        return Sending::Over(None);
     }
     let Ok(converted) = response_to_h2(&head) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
-        return (Sent::default(), Some((ticket, Some(BodyError::of(FaultKind::UpstreamProtocol)))));
+        return Sending::Over(Some(FaultKind::UpstreamProtocol));
     };
-    let (mut body, mut rest) = match head_only || matches!(head.status, 204 | 304) {
+    let (mut body, rest) = match head_only || matches!(head.status, 204 | 304) {
         true => (Body::Empty, body.take_rest()),
         false => (body, None),
     };
     let empty = body.is_end() && upgrade.is_none();
-    let Ok(mut send) = respond.send_response(converted, empty) else {
-        return (Sent::default(), Some((ticket, Some(BodyError::of(FaultKind::DownstreamReset)))));
+    let Ok(send) = respond.send_response(converted, empty) else {
+        return Sending::Over(Some(FaultKind::DownstreamReset));
     };
     if let (Some(upstream), Some(recv)) = (upgrade, connect) {
-        let downstream = Stream::h2_tunnel(H2Tunnel::new(send, recv, None));
-        Box::pin(handler.tunnel(ticket, downstream, *upstream)).await;
-        return (Sent::default(), None);
+        return Sending::Tunnel(Box::new((Stream::h2_tunnel(H2Tunnel::new(send, recv, None)), *upstream)));
     }
     if empty {
-        rest = rest.or_else(|| body.take_rest());
-        let stopped = finish_request(rest, &mut send, limits).await;
-        return (Sent::default(), Some((ticket, stopped)));
+        let rest = rest.or_else(|| body.take_rest());
+        return rest.map_or(Sending::Over(None), |rest| Sending::Request(rest, send));
     }
-    let mut sender = H2Sender::new(send, body, Side::Downstream);
-    let outcome = poll_fn(|cx| sender.poll(cx)).await;
-    let sent = sender.sent();
-    let mut error = outcome.err();
-    if error.is_none() {
-        rest = rest.or_else(|| sender.take_rest());
-        error = finish_request(rest, &mut sender.into_stream(), limits).await;
+    Sending::Body(H2Sender::new(send, body, Side::Downstream), rest)
+}
+
+/// Sends what is left of a response, and tells the handler unless the stream became a tunnel.
+#[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, as such and as variables")]
+fn finish_answer<H: Handler>(
+    sending: Sending,
+    ticket: H::Ticket,
+    received: Option<&Cell<u64>>,
+    limits: &HttpLimits,
+    handler: &H,
+) -> impl Future<Output = Left> {
+    async move {
+        let (sent, fault) = match sending {
+            Sending::Over(fault) => (Sent::default(), fault),
+            Sending::Request(rest, mut send) => {
+                let stopped = Box::pin(finish_request(rest, &mut send, limits)).await;
+                (Sent::default(), stopped.map(|error| error.fault))
+            }
+            Sending::Body(mut sender, rest) => {
+                let outcome = poll_fn(|cx| sender.poll(cx)).await;
+                let (sent, mut error) = (sender.sent(), outcome.err());
+                if error.is_none()
+                    && let Some(rest) = rest.or_else(|| sender.take_rest())
+                {
+                    error = Box::pin(finish_request(rest, &mut sender.into_stream(), limits)).await;
+                }
+                (sent, error.map(|error| error.fault))
+            }
+            Sending::Tunnel(ends) => {
+                let (downstream, upstream) = *ends;
+                Box::pin(handler.tunnel(ticket, downstream, upstream)).await;
+                return Left::Otherwise;
+            }
+        };
+        let bytes_received = received.map_or(0, Cell::get);
+        let Sent { bytes: bytes_sent, grpc_status } = sent;
+        handler.finished(ticket, ExchangeEnd { fault, bytes_received, bytes_sent, grpc_status });
+        if fault == Some(FaultKind::DownstreamReset) { Left::Reset } else { Left::Otherwise }
     }
-    (sent, Some((ticket, error)))
 }
 
 /// After a whole response the client may go on with its request (RFC 9113 section 8.1), unless the server stops it or
 /// nothing of it moves. Gives what is to be recorded: the client has all that it asked for, whatever becomes of the rest.
 async fn finish_request(
-    rest: Option<RequestRest>,
+    rest: RequestRest,
     downstream: &mut SendStream<Bytes>,
     limits: &HttpLimits,
 ) -> Option<BodyError> {
-    let mut rest = rest?.within(limits.rest_timeout);
+    let mut rest = rest.within(limits.rest_timeout);
     let error = poll_fn(|cx| rest.poll(cx)).await.err()?;
     // Dropping the stream says NO_ERROR, as most servers do.
     if let BodyError { fault: FaultKind::UpstreamReset, reset: Some(reason) } = error
@@ -367,4 +412,20 @@ async fn finish_request(
         downstream.send_reset(reason);
     }
     Some(error).filter(|error| error.fault == FaultKind::IdleTimeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http_path::HttpPath;
+
+    /// It is made, boxed and taken apart for each request; what only some requests need has a box of its own.
+    #[test]
+    fn the_future_of_a_stream_is_small() {
+        fn bytes<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = bytes(serve_stream::<HttpPath>);
+        assert!(bytes <= 3072, "{bytes} bytes");
+    }
 }

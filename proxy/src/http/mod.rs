@@ -172,12 +172,12 @@ pub struct SendError {
     /// The upstream has certainly not processed the request: not one byte of it was written, or its HTTP/2 stream was
     /// refused or is above the last one that GOAWAY names. Safe to send again whatever the method.
     pub unsent: bool,
-    /// The request itself, when nothing of its body was consumed.
-    pub request: Option<Box<Request>>,
+    /// It is unsent and nothing of its body was consumed: the request is still there to be sent.
+    pub whole: bool,
 }
 
 impl SendError {
     pub(crate) const fn sent(fault: FaultKind) -> Self {
-        Self { fault, unsent: false, request: None }
+        Self { fault, unsent: false, whole: false }
     }
 }

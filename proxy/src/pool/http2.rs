@@ -101,7 +101,16 @@ impl Lane {
         drop(self.open.take());
     }
 
-    /// A connection with room for one more stream; opens one by `connect` where there is none. Cancelling is safe.
+    /// A connection with room for one more stream, where there is one.
+    #[must_use]
+    pub fn open(&self) -> Option<Checkout> {
+        match self.place() {
+            Placement::On(index) => self.on(index),
+            Placement::Open | Placement::Full => None,
+        }
+    }
+
+    /// As [`Self::open`]; opens one by `connect` where there is none. Cancelling is safe.
     ///
     /// # Errors
     /// The fault of `connect`; `Overload` when every connection is full and no more may be opened.
@@ -109,9 +118,7 @@ impl Lane {
     where
         F: Future<Output = Result<Opened, FaultKind>>,
     {
-        if let Placement::On(index) = self.place()
-            && let Some(checkout) = self.on(index)
-        {
+        if let Some(checkout) = self.open() {
             return Ok(checkout);
         }
         let (failures, _) = self.failed.get();

@@ -1,5 +1,6 @@
 //! HTTP/2: requests, gRPC calls, and messages on long gRPC streams.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -14,6 +15,8 @@ use crate::pipe::{Filled, Pipe, READ_BYTES};
 
 /// So that the end of the window is seen.
 const LOOK_UP: Duration = Duration::from_millis(10);
+/// A path on which nothing moves for so long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One connection.
 pub(super) struct Talk {
@@ -39,11 +42,11 @@ struct Flight {
 }
 
 impl Talk {
-    fn connect(args: &LoadArgs) -> anyhow::Result<Self> {
-        let stream = std::net::TcpStream::connect(args.target).context("cannot connect")?;
+    fn connect(kind: Kind, target: SocketAddr, body: usize) -> anyhow::Result<Self> {
+        let stream = std::net::TcpStream::connect(target).context("cannot connect")?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        let grpc = args.kind != Kind::H2;
+        let grpc = kind != Kind::H2;
         let fields: &[(&str, &str)] = if grpc {
             &[
                 (":path", "/bench.Bench/Call"),
@@ -57,10 +60,10 @@ impl Talk {
         };
         // Of the static table: `:method GET` or `POST`, `:scheme http`.
         let head = Head::new(if grpc { &[3, 6] } else { &[2, 6] }, fields);
-        let message = if grpc { grpc_message(args.body) } else { Vec::new() };
-        let wanted = if grpc { message.len() } else { args.body };
+        let message = if grpc { grpc_message(body) } else { Vec::new() };
+        let wanted = if grpc { message.len() } else { body };
         let mut talk = Self {
-            kind: args.kind,
+            kind,
             pipe: Pipe::new(TcpStream::from_std(stream)),
             link: Link::default(),
             head,
@@ -71,10 +74,16 @@ impl Talk {
         };
         talk.pipe.out.extend_from_slice(PREFACE);
         put_settings(&mut talk.pipe.out);
-        for _ in 0..args.streams {
-            talk.ask(Instant::now());
-        }
         Ok(talk)
+    }
+
+    /// Asks until there are so many streams, and sends.
+    fn fill_up(&mut self, streams: usize) -> anyhow::Result<()> {
+        let now = Instant::now();
+        while self.flights.len() < streams {
+            self.ask(now);
+        }
+        self.pipe.flush()
     }
 
     fn ask(&mut self, since: Instant) {
@@ -102,7 +111,7 @@ impl Talk {
             let used = input.len() - rest.len();
             self.pipe.put_back(input, used);
             if filled != Filled::More {
-                return self.pipe.flush();
+                return Ok(());
             }
         }
     }
@@ -135,9 +144,7 @@ impl Talk {
         let trailers = frame.kind == HEADERS;
         anyhow::ensure!(trailers == (self.kind == Kind::GrpcUnary), "an answer without its end");
         anyhow::ensure!(flight.received == self.wanted, "{} bytes of {}", flight.received, self.wanted);
-        let now = Instant::now();
-        recorder.answered(now, flight.since);
-        self.ask(now);
+        recorder.answered(Instant::now(), flight.since);
         Ok(())
     }
 
@@ -158,11 +165,12 @@ impl Talk {
 /// All streams of all connections always have a request or message in flight.
 pub(super) fn run(args: &LoadArgs, mut recorder: Recorder) -> anyhow::Result<(Recorder, Vec<Talk>)> {
     let mut poll = Poll::new()?;
-    let mut talks = (0..args.connections).map(|_| Talk::connect(args)).collect::<anyhow::Result<Vec<_>>>()?;
+    let connect = |_| Talk::connect(args.kind, args.target, args.body);
+    let mut talks = (0..args.connections).map(connect).collect::<anyhow::Result<Vec<_>>>()?;
     for (index, talk) in talks.iter_mut().enumerate() {
         let wanted = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(talk.pipe.stream(), Token(index), wanted)?;
-        talk.pipe.flush()?;
+        talk.fill_up(args.streams)?;
     }
     let (mut events, mut buffer) = (Events::with_capacity(args.connections), vec![0; READ_BYTES]);
     while recorder.goes_on(Instant::now())? {
@@ -170,10 +178,34 @@ pub(super) fn run(args: &LoadArgs, mut recorder: Recorder) -> anyhow::Result<(Re
         for event in &events {
             let Token(index) = event.token();
             let talk = talks.get_mut(index).context("an event of an unknown connection")?;
-            if let Err(error) = talk.ready(&mut buffer, &mut recorder) {
+            if let Err(error) = talk.ready(&mut buffer, &mut recorder).and_then(|()| talk.fill_up(args.streams)) {
                 recorder.fail(format!("{error:#}"));
             }
         }
     }
     Ok((recorder, talks))
+}
+
+/// So many requests at once on one connection, and the next when all are answered: however busy the machine, as many frames
+/// come together each time.
+pub(super) fn rounds(
+    kind: Kind,
+    target: SocketAddr,
+    body: usize,
+    (streams, rounds): (usize, usize),
+) -> anyhow::Result<()> {
+    let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(1));
+    let (mut talk, mut buffer) = (Talk::connect(kind, target, body)?, vec![0; READ_BYTES]);
+    poll.registry().register(talk.pipe.stream(), Token(0), Interest::READABLE | Interest::WRITABLE)?;
+    let mut unheard = Recorder::between(Instant::now(), Instant::now());
+    for _ in 0..rounds {
+        talk.fill_up(streams)?;
+        while !talk.flights.is_empty() {
+            poll.poll(&mut events, Some(PATIENCE))?;
+            anyhow::ensure!(!events.is_empty(), "no answer");
+            talk.ready(&mut buffer, &mut unheard)?;
+            talk.pipe.flush()?;
+        }
+    }
+    Ok(())
 }

@@ -121,7 +121,10 @@ struct Recorder {
 impl Recorder {
     fn new(args: &LoadArgs) -> Self {
         let opens = Instant::now() + Duration::from_millis(args.warm_ms);
-        let closes = opens + Duration::from_millis(args.run_ms);
+        Self::between(opens, opens + Duration::from_millis(args.run_ms))
+    }
+
+    const fn between(opens: Instant, closes: Instant) -> Self {
         Self { opens, closes, open: false, done: 0, bytes: 0, failed: 0, failure: None, nanos: Vec::new() }
     }
 
@@ -216,6 +219,20 @@ fn say(line: &str) -> anyhow::Result<()> {
 /// It fails.
 pub fn exchange(stream: &TcpStream, body: usize) -> anyhow::Result<()> {
     churn::ask(stream, body, false)
+}
+
+/// On one HTTP/2 connection `rounds` times as many requests at once as `streams` says, each round when the one before has
+/// its answers.
+///
+/// # Errors
+/// One fails.
+pub fn rounds(
+    kind: Kind,
+    target: SocketAddr,
+    body: usize,
+    (streams, rounds): (usize, usize),
+) -> anyhow::Result<()> {
+    h2::rounds(kind, target, body, (streams, rounds))
 }
 
 /// The request that all HTTP/1.1 kinds send.

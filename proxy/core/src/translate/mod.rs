@@ -16,6 +16,7 @@
 
 mod for_h1;
 mod from_h2;
+mod names;
 mod to_h2;
 
 pub use for_h1::{request_for_h1, response_for_h1};

@@ -1,11 +1,11 @@
 //! Heads and trailers as the `h2` crate sends them.
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Method, Request, Response, StatusCode, Uri};
 
-use super::is_connection_specific;
+use super::{is_connection_specific, names};
 use crate::authority::Authority;
 use crate::fields::Fields;
 use crate::h1::{HeadFault, is_forbidden_trailer};
@@ -64,7 +64,7 @@ pub fn response_to_h2(head: &ResponseHead) -> Result<Response<()>, HeadFault> {
 pub fn trailers_to_h2(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.len());
     for (name, value) in fields.iter_shared() {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_maybe_shared(value))
+        if let (Some(name), Ok(value)) = (names::shared(name), HeaderValue::from_maybe_shared(value))
             && !is_forbidden_trailer(name.as_str())
         {
             // The map holds 32,768 entries, far more than any limit lets in; more would be dropped.
@@ -118,7 +118,7 @@ fn header_map(fields: &Fields, without: &str) -> Result<HeaderMap, HeadFault> {
             }
             continue;
         }
-        let name = HeaderName::from_bytes(name).map_err(|_| HeadFault::FieldName)?;
+        let name = names::shared(name).ok_or(HeadFault::FieldName)?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadFault::FieldValue)?;
         map.try_append(name, value).map_err(|_| HeadFault::TooManyFields)?;
     }

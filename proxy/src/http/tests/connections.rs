@@ -98,10 +98,11 @@ fn a_request_no_byte_of_which_left_is_given_back() {
         std::future::poll_fn(|cx| client.poll_idle(cx)).await;
         let mut head = RequestHead::new(::http::Method::GET, "/again");
         head.fields.append("host", "a");
-        let error = client.send(Request { head, body: Body::Empty }, &Interim::none(), None).await.unwrap_err();
-        assert!(error.unsent);
+        let mut request = Request { head, body: Body::Empty };
+        let error = client.send(&mut request, &Interim::none(), None).await.unwrap_err();
+        assert!(error.unsent && error.whole);
         assert_eq!(error.fault, FaultKind::UpstreamProtocol);
-        assert_eq!(error.request.unwrap().head.target, "/again");
+        assert_eq!(request.head.target, "/again");
     });
 }
 

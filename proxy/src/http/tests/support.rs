@@ -118,7 +118,7 @@ impl Forward {
                 Some(client) => client,
                 None => H1Client::new(self.connect(to).await?, Limits::default()),
             };
-            client.send(request, interim, Some(Rc::clone(&self.shelf) as Rc<dyn Home>)).await
+            client.send(&mut request, interim, Some(Rc::clone(&self.shelf) as Rc<dyn Home>)).await
         } else {
             let held = self.h2.borrow().clone().filter(H2Client::is_usable);
             let client = match held {
@@ -126,7 +126,7 @@ impl Forward {
                 None => H2Client::connect(self.connect(to).await?, &self.limits, "http").await?,
             };
             *self.h2.borrow_mut() = Some(client.clone());
-            client.send(request, interim).await
+            client.send(&mut request, interim).await
         }
         .map_err(|error| {
             self.note(format!("failed {} unsent={}", error.fault.code(), error.unsent));
