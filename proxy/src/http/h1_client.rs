@@ -76,8 +76,8 @@ impl H1Client {
         home: Option<Rc<dyn Home>>,
     ) -> Result<Response, SendError> {
         let framing = request_framing(head, body);
-        let encoded = request_for_h1(head, framing)
-            .and_then(|()| encode_request_head(head, self.conn.borrow_mut().out.tail()));
+        let encoded =
+            request_for_h1(head, framing).and_then(|()| encode_request_head(head, self.conn.borrow_mut().out.tail()));
         if encoded.is_err() {
             return Err(SendError { fault: FaultKind::BadRequest, unsent: true, whole: true });
         }

@@ -213,11 +213,7 @@ const fn unseen(fault: FaultKind) -> Refusal {
 
 /// Serves one stream.
 #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, as such and as variables")]
-fn serve_stream<H: Handler>(
-    mut stream: Accepted,
-    limits: Rc<HttpLimits>,
-    handler: Rc<H>,
-) -> impl Future<Output = ()> {
+fn serve_stream<H: Handler>(mut stream: Accepted, limits: Rc<HttpLimits>, handler: Rc<H>) -> impl Future<Output = ()> {
     async move {
         let begun = Instant::now();
         // Nothing is begun for a stream that was reset before it could be.
@@ -261,10 +257,7 @@ struct AskedFor {
 }
 
 /// The request, checked.
-fn take(
-    request: ::http::Request<RecvStream>,
-    limits: &HttpLimits,
-) -> Result<(Request, AskedFor), (HeadFault, Method)> {
+fn take(request: ::http::Request<RecvStream>, limits: &HttpLimits) -> Result<(Request, AskedFor), (HeadFault, Method)> {
     // Many small fields take ten times the room in a map; it must not live as long as the request does.
     let (parts, recv) = request.into_parts();
     let parsed = request_from_h2(&parts, None, recv.is_end_stream(), &limits.message);

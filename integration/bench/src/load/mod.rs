@@ -226,12 +226,7 @@ pub fn exchange(stream: &TcpStream, body: usize) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// One fails.
-pub fn rounds(
-    kind: Kind,
-    target: SocketAddr,
-    body: usize,
-    (streams, rounds): (usize, usize),
-) -> anyhow::Result<()> {
+pub fn rounds(kind: Kind, target: SocketAddr, body: usize, (streams, rounds): (usize, usize)) -> anyhow::Result<()> {
     h2::rounds(kind, target, body, (streams, rounds))
 }
 

@@ -57,7 +57,19 @@ mod tests {
     #[test]
     fn a_name_is_what_it_is_without_being_kept() {
         let long = "x".repeat(BYTES_MAX + 1);
-        let names = ["accept", "Accept", "x-b3-traceid", "X-B3-TraceId", "x", &long, "x-12345678", "", "a b", "\"", "k\u{212a}"];
+        let names = [
+            "accept",
+            "Accept",
+            "x-b3-traceid",
+            "X-B3-TraceId",
+            "x",
+            &long,
+            "x-12345678",
+            "",
+            "a b",
+            "\"",
+            "k\u{212a}",
+        ];
         for name in names.iter().chain(names.iter().rev()) {
             assert_eq!(shared(name.as_bytes()), HeaderName::from_bytes(name.as_bytes()).ok(), "{name}");
         }
