@@ -23,7 +23,7 @@ use super::h1_server::serve_h1;
 use super::keepalive::InFlight;
 use super::{H2Tunnel, Handler, HttpLimits, ServeEnd};
 use crate::io::Stream;
-use crate::runtime::drain::DrainSignal;
+use crate::runtime::drain::Draining;
 
 /// `:protocol` of a link: the name that HTTP/1 has inside the mesh.
 const PROTOCOL: &str = "weft-h1/1";
@@ -75,7 +75,7 @@ pub(super) struct Asked {
 pub(super) async fn serve<H: Handler>(
     asked: Asked,
     limits: &HttpLimits,
-    drain: DrainSignal,
+    drain: Draining,
     (handler, workers): (Rc<H>, usize),
 ) {
     let Asked { request, mut respond, held } = asked;
