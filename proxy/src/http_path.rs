@@ -205,7 +205,7 @@ impl Handler for HttpPath {
     }
 
     async fn tunnel(&self, ticket: Box<Exchange>, downstream: Stream, upstream: Stream) {
-        let end = relay(downstream, upstream, &Moved::default()).await;
+        let end = relay(&self.worker.reserve, downstream, upstream, &Moved::default()).await;
         ticket.finish_tunnel(end);
     }
 }

@@ -7,16 +7,17 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
 use crate::http::H2Tunnel;
 use crate::net::{Watched, note_written};
+use crate::tcp::Pipe;
 
 /// A connection, whatever carries it.
 ///
@@ -176,6 +177,42 @@ impl Stream {
     #[must_use]
     pub const fn is_plain(&self) -> bool {
         matches!(self.inner, Inner::Plain(_))
+    }
+
+    /// Moves what has arrived into an empty pipe; `None` when only reading can tell what there is.
+    pub(crate) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce() -> Option<Pipe>,
+    ) -> Poll<io::Result<Option<(Pipe, usize)>>> {
+        let Inner::Plain(socket) = &self.inner else { return Poll::Ready(Ok(None)) };
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Ok(None));
+        }
+        ready!(socket.poll_read_ready(cx))?;
+        let Some(mut pipe) = take() else { return Poll::Ready(Ok(None)) };
+        match pipe.fill(socket) {
+            Ok(count) => {
+                self.read += count as u64;
+                Poll::Ready(Ok(Some((pipe, count))))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Ready(Ok(None)),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Moves what is in the pipe out.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        let Inner::Plain(socket) = &self.inner else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        let moved = loop {
+            ready!(socket.poll_write_ready(cx))?;
+            match socket.try_io(Interest::WRITABLE, || pipe.drain(socket)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                moved => break Poll::Ready(moved),
+            }
+        };
+        self.wrote(&moved);
+        moved
     }
 
     /// The socket itself, if there is no TLS and nothing was pushed back; otherwise the stream unchanged.

@@ -86,7 +86,7 @@ pub async fn carry(
     match opened {
         Ok(Way { stream, upstream, in_flight }) => {
             let mut ending = Ending { worker, connection, upstream, protocol, moved: Moved::default(), end: None };
-            ending.end = Some(relay(downstream, stream, &ending.moved).await);
+            ending.end = Some(relay(&worker.reserve, downstream, stream, &ending.moved).await);
             drop(in_flight);
         }
         Err((fault, upstream)) => refuse(worker, connection, &upstream, downstream, fault, Some(protocol)),

@@ -23,6 +23,7 @@ use crate::identity::IdentityWatch;
 use crate::net::{Admission, Stalls};
 use crate::peek::FirstBytes;
 use crate::pool::Pools;
+use crate::tcp::Reserve;
 use crate::telemetry::Telemetry;
 use crate::tls::{Acceptor, Connector};
 
@@ -117,6 +118,8 @@ pub struct Worker {
     pub pools: Rc<Pools>,
     /// Its sockets, looked at for peers that do not read.
     pub stalls: Stalls,
+    /// What its relays share.
+    pub reserve: Reserve,
     /// Who speaks first, per destination.
     pub first_bytes: RefCell<FirstBytes>,
     /// When connections end by the certificates of their peers.
@@ -143,6 +146,7 @@ impl Worker {
             pools: Rc::new(Pools::new(clock, shared.pool)),
             stalls: Stalls::default(),
             expiries: Rc::default(),
+            reserve: Reserve::default(),
             first_bytes: RefCell::default(),
             limits: Rc::new(HttpLimits::default()),
             mesh_limits: Rc::new(HttpLimits::between_sidecars()),

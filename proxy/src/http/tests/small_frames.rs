@@ -12,7 +12,7 @@ use super::support::run;
 use crate::http::h2_io::{H2Body, Side};
 use crate::http::{Frame, H2Tunnel};
 use crate::io::Stream;
-use crate::tcp::{Moved, relay};
+use crate::tcp::{Moved, Reserve, relay};
 
 /// What the connection bears of small frames that wait, in bytes; each costs 255.
 const BUDGET: usize = 64 * 1024;
@@ -46,7 +46,9 @@ fn small_frames_for_a_slow_application_do_not_end_the_connection() {
             let (request, mut respond) = connection.accept().await.unwrap().unwrap();
             let send = respond.send_response(Response::new(()), false).unwrap();
             let tunnel = Stream::h2_tunnel(H2Tunnel::new(send, request.into_body(), None));
-            let relaying = async move { relay(tunnel, Stream::plain(to_application), &Moved::default()).await };
+            let relaying = async move {
+                relay(&Reserve::default(), tunnel, Stream::plain(to_application), &Moved::default()).await
+            };
             spawn_local(relaying);
             while connection.accept().await.is_some_and(|stream| stream.is_ok()) {}
         });
