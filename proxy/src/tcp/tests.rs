@@ -49,7 +49,8 @@ async fn a_reset_is_passed_on_as_a_reset() {
     let (reserve, moved) = (Reserve::default(), Moved::default());
     let ((client, downstream), (mut server, upstream)) = tokio::join!(pair(), pair());
     crate::net::reset(client);
-    let end = tokio::time::timeout(Duration::from_secs(5), relay(&reserve, downstream, upstream, &moved)).await.unwrap();
+    let end =
+        tokio::time::timeout(Duration::from_secs(5), relay(&reserve, downstream, upstream, &moved)).await.unwrap();
     assert_eq!(end.fault, Some(FaultKind::DownstreamReset));
     assert_eq!(server.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
