@@ -226,8 +226,9 @@ fn differences(before: &Costs, now: &Costs, tolerance: f64) -> Vec<String> {
             (_, None) => return Some(format!("{name}: a number there, nothing counted")),
         };
         let percent = if now == before { 0.0 } else { (now - before) / before * 100.0 };
-        // Not "more than": what is no number, as after a division by nothing, is no agreement either.
-        (!(percent.abs() <= tolerance)).then(|| format!("{name}: {before:.1} before, {now:.1} now ({percent:+.1}%)"))
+        // What is no number agrees with nothing.
+        (percent.is_nan() || percent.abs() > tolerance)
+            .then(|| format!("{name}: {before:.1} before, {now:.1} now ({percent:+.1}%)"))
     };
     names.filter_map(one).collect()
 }
@@ -261,6 +262,7 @@ mod tests {
         check(&[("a", 100.0), ("b", 5.0)], &[("a", 102.9), ("b", 4.9)], 0);
         check(&[("a", 100.0)], &[("a", 103.1)], 1);
         check(&[("a", 100.0)], &[("a", 96.9)], 1);
+        check(&[("a", 0.0), ("b", f64::NAN)], &[("a", 0.0), ("b", 1.0)], 1);
         check(&[("a", 100.0)], &[], 1);
         check(&[], &[("a", 100.0)], 1);
     }
