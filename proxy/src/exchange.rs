@@ -15,11 +15,11 @@ use weft_core::balance::{EndpointHealth, InFlight};
 use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::message::{RequestHead, Version};
-use weft_core::model::ServiceKey;
 use weft_core::propagate::peer::{Introduction, ProvenPeer};
 use weft_core::propagate::request_id::RequestId;
 use weft_core::propagate::trace::Span;
 use weft_core::share::Caller;
+use weft_core::snapshot::{EndpointTarget, PortEntry};
 use weft_core::time::Moment;
 
 use crate::http::ExchangeEnd;
@@ -89,12 +89,10 @@ impl Connection {
 /// Where an attempt went.
 #[derive(Clone, Debug, Default)]
 pub struct Upstream {
-    /// Service addressed.
-    pub service: Option<ServiceKey>,
-    /// Route that led there.
-    pub route: Option<Arc<str>>,
+    /// Port addressed; it knows its service and is the route.
+    pub port: Option<Arc<PortEntry>>,
     /// Endpoint chosen.
-    pub endpoint: Option<Arc<str>>,
+    pub endpoint: Option<Arc<EndpointTarget>>,
     /// Its address.
     pub address: Option<SocketAddr>,
     /// Who it proved to be.
@@ -179,11 +177,11 @@ impl Exchange {
         self.started
     }
 
-    /// The response is out, or broke on its way.
-    pub fn finish(mut self: Box<Self>, end: ExchangeEnd) {
+    /// The response is out, or broke on its way. Says when that was.
+    pub fn finish(mut self: Box<Self>, end: ExchangeEnd) -> Moment {
         self.fault = self.fault.or(end.fault);
         self.grpc_status = self.grpc_status.or(end.grpc_status);
-        self.record(end.bytes_received, end.bytes_sent);
+        self.record(end.bytes_received, end.bytes_sent)
     }
 
     /// It became a tunnel, which has ended.
@@ -192,11 +190,12 @@ impl Exchange {
         self.record(end.up, end.down);
     }
 
-    fn record(&mut self, bytes_received: u64, bytes_sent: u64) {
+    fn record(&mut self, bytes_received: u64, bytes_sent: u64) -> Moment {
+        let now = self.worker.now();
         self.ended = true;
         self.in_flight = None;
         self.worker.telemetry.gauge(Gauge::RequestsInFlight, -1);
-        let mut record = AccessRecord::new(Kind::Request, self.connection.direction, self.started, self.worker.now());
+        let mut record = AccessRecord::new(Kind::Request, self.connection.direction, self.started, now);
         describe_peer(&mut record, &self.worker, &self.connection, &self.upstream);
         if let Some((id, span)) = &self.ids {
             record.request_id = Some(id.as_str());
@@ -214,6 +213,7 @@ impl Exchange {
         record.attempts = self.attempts;
         record.fault = self.fault;
         self.worker.telemetry.finish(&record);
+        now
     }
 }
 
@@ -256,9 +256,9 @@ fn describe_peer<'a>(
     let peer = connection.peer.as_ref().or(upstream.peer.as_deref());
     record.downstream_address = Some(connection.downstream);
     record.upstream_address = upstream.address;
-    record.service = upstream.service.as_ref();
-    record.route = upstream.route.as_deref();
-    record.endpoint = upstream.endpoint.as_deref();
+    record.service = upstream.port.as_ref().map(|port| &port.service);
+    record.route = upstream.port.as_ref().map(|port| &*port.label);
+    record.endpoint = upstream.endpoint.as_ref().map(|endpoint| &*endpoint.id);
     record.own_id = connection.own(worker);
     record.peer_id = peer.map(|peer| &peer.id);
     record.tls_version = peer.map(|_| TLS_VERSION);

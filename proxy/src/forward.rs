@@ -66,11 +66,7 @@ impl Destination {
     #[must_use]
     pub fn describe(&self) -> Upstream {
         match self {
-            Self::Service { port, .. } => Upstream {
-                service: Some(port.service.clone()),
-                route: Some(Arc::clone(&port.label)),
-                ..Upstream::default()
-            },
+            Self::Service { port, .. } => Upstream { port: Some(Arc::clone(port)), ..Upstream::default() },
             Self::Passthrough(address) | Self::Local { address, .. } => {
                 Upstream { address: Some(*address), ..Upstream::default() }
             }
@@ -85,8 +81,8 @@ pub(crate) struct Chosen {
     pub(crate) endpoint: Option<Arc<EndpointTarget>>,
 }
 
-/// Chooses for the next attempt, not again what was tried. `None`: nothing is left.
-pub(crate) fn choose(worker: &Worker, to: &Destination, tried: &[usize]) -> Option<(Chosen, usize)> {
+/// Chooses at `now` for the next attempt, not again what was tried. `None`: nothing is left.
+pub(crate) fn choose(now: Moment, to: &Destination, tried: &[usize]) -> Option<(Chosen, usize)> {
     let (port, pinned) = match to {
         Destination::Service { port, pinned } => (port, pinned),
         Destination::Passthrough(address) => return plain(*address, false, tried),
@@ -100,7 +96,7 @@ pub(crate) fn choose(worker: &Worker, to: &Destination, tried: &[usize]) -> Opti
                 let endpoint = port.endpoints.get(index)?;
                 (!tried.contains(&index)).then_some(&*endpoint.health)
             };
-            let index = balance::pick(port.endpoints.shares(), health, worker.now(), &mut ThreadEntropy)?;
+            let index = balance::pick(port.endpoints.shares(), health, now, &mut ThreadEntropy)?;
             (port.endpoints.get(index)?, index)
         }
     };
@@ -114,14 +110,14 @@ fn plain(address: SocketAddr, delivery: bool, tried: &[usize]) -> Option<(Chosen
     tried.is_empty().then_some((Chosen { key, endpoint: None }, 0))
 }
 
-/// Sends the request and awaits the head of its response. The exchange learns where it went and how often it was tried;
-/// what is left of the request is of no use.
+/// Sends the request to where it goes as of `now`, and awaits the head of its response. The exchange learns where it went
+/// and how often it was tried; what is left of the request is of no use.
 ///
 /// # Errors
 /// The fault of the last attempt; `NoEndpoint` when there is nobody to try.
 pub async fn forward(
     worker: &Rc<Worker>,
-    to: &Destination,
+    (to, mut now): (&Destination, Moment),
     request: &mut Request,
     interim: &Interim,
     exchange: &mut Exchange,
@@ -131,29 +127,29 @@ pub async fn forward(
     let mut last = FaultKind::NoEndpoint;
     let mut fresh_only = false;
     while exchange.attempts < ATTEMPTS_MAX {
-        let Some((chosen, index)) = choose(worker, to, &tried) else { break };
+        let Some((chosen, index)) = choose(now, to, &tried) else { break };
         if exchange.attempts > 0 {
             worker.telemetry.count(Counter::Retried);
         }
         exchange.attempts += 1;
         exchange.upstream.address = Some(chosen.key.address);
-        exchange.upstream.endpoint = chosen.endpoint.as_ref().map(|endpoint| Arc::clone(&endpoint.id));
-        let begun = worker.now();
+        let begun = now;
         let in_flight = |endpoint: &Arc<EndpointTarget>| InFlight::begin(Arc::clone(&endpoint.health), begun);
         exchange.in_flight = chosen.endpoint.as_ref().map(in_flight);
-        let attempt = attempt(worker, to, &chosen.key, request, interim, (exchange.caller(), fresh_only)).await;
-        let now = worker.now();
+        exchange.upstream.endpoint = chosen.endpoint;
+        let attempt = attempt(worker, to, (&chosen.key, now), request, interim, (exchange.caller(), fresh_only)).await;
+        now = attempt.ended.unwrap_or_else(|| worker.now());
         // A handshake says nothing of how fast the endpoint answers: what counts begins when there is a connection.
         let took = now.since(attempt.sent.unwrap_or(begun));
         exchange.upstream.peer = attempt.peer;
         match attempt.outcome {
             Ok(response) => {
-                observe(exchange, judge(response.head.status, took), worker);
-                exchange.answered_after = Some(worker.now().since(exchange.started()));
+                observe(exchange, judge(response.head.status, took), now);
+                exchange.answered_after = Some(now.since(exchange.started()));
                 return Ok(response);
             }
             Err(failed) => {
-                observe(exchange, blame(failed.fault, took), worker);
+                observe(exchange, blame(failed.fault, took), now);
                 exchange.in_flight = None;
                 last = failed.fault;
                 match failed.again {
@@ -180,9 +176,9 @@ const fn judge(status: u16, took: Duration) -> Outcome {
     }
 }
 
-fn observe(exchange: &Exchange, outcome: Outcome, worker: &Worker) {
+fn observe(exchange: &Exchange, outcome: Outcome, now: Moment) {
     if let Some(in_flight) = &exchange.in_flight {
-        in_flight.observe(outcome, worker.now());
+        in_flight.observe(outcome, now);
     }
 }
 
@@ -199,12 +195,14 @@ struct Attempt {
     peer: Option<Rc<MeshPeer>>,
     /// When there was a connection to send on.
     sent: Option<Moment>,
+    /// When it ended, if the clock was read then.
+    ended: Option<Moment>,
     outcome: Result<Response, Failed>,
 }
 
 impl Attempt {
     const fn unconnected(fault: FaultKind) -> Self {
-        Self { peer: None, sent: None, outcome: Err(Failed { fault, again: Again::Elsewhere }) }
+        Self { peer: None, sent: None, ended: None, outcome: Err(Failed { fault, again: Again::Elsewhere }) }
     }
 }
 
@@ -245,7 +243,7 @@ impl Failed {
 async fn attempt(
     worker: &Rc<Worker>,
     to: &Destination,
-    key: &LinkKey,
+    (key, now): (&LinkKey, Moment),
     request: &mut Request,
     interim: &Interim,
     (caller, fresh_only): (&Rc<Caller>, bool),
@@ -258,20 +256,20 @@ async fn attempt(
     if http2 {
         attempt_http2(worker, key, request, interim).await
     } else {
-        attempt_http1(worker, key, request, interim, (caller, fresh_only)).await
+        attempt_http1(worker, (key, now), request, interim, (caller, fresh_only)).await
     }
 }
 
 async fn attempt_http1(
     worker: &Rc<Worker>,
-    key: &LinkKey,
+    (key, now): (&LinkKey, Moment),
     request: &mut Request,
     interim: &Interim,
     (caller, fresh_only): (&Rc<Caller>, bool),
 ) -> Attempt {
     let shelf = worker.pools.http1(key);
     let Some(used) = shelf.admit(caller) else { return Attempt::unconnected(FaultKind::Overload) };
-    let (taken, stale) = shelf.take(key.identity.is_some(), fresh_only);
+    let (taken, stale) = shelf.take(now, key.identity.is_some(), fresh_only);
     for _ in 0..stale {
         worker.telemetry.count(Counter::PoolStale);
     }
@@ -293,7 +291,7 @@ async fn attempt_http1(
     };
     link.begin(used);
     let peer = link.peer.clone();
-    let sent = Some(worker.now());
+    let sent = Some(if reused { now } else { worker.now() });
     let spare = (reused && request.body.is_end() && is_idempotent(&request.head.method)).then(|| request.head.clone());
     if request.head.version == Version::Http10 && request.head.host().is_none() {
         // HTTP/1.1 upstream needs a Host; the destination is all that is known.
@@ -301,8 +299,9 @@ async fn attempt_http1(
     }
     match client.send(request, interim, Some(link)).await {
         Ok(response) => {
-            shelf.heard(&response.head.fields);
-            Attempt { peer, sent, outcome: Ok(response) }
+            let now = worker.now();
+            shelf.heard(&response.head.fields, now);
+            Attempt { peer, sent, ended: Some(now), outcome: Ok(response) }
         }
         Err(error) => {
             if reused && error.fault == FaultKind::UpstreamReset {
@@ -313,7 +312,7 @@ async fn attempt_http1(
                 SendError { fault, whole: true, .. } if reused => Failed { fault, again: Again::Fresh },
                 error => Failed::of(error, request, spare),
             };
-            Attempt { peer, sent, outcome: Err(failed) }
+            Attempt { peer, sent, ended: None, outcome: Err(failed) }
         }
     }
 }
@@ -339,7 +338,7 @@ async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: &mut Request
         SendError { fault, whole: true, .. } if checkout.reused => Failed { fault, again: Again::Fresh },
         error => Failed::of(error, request, None),
     });
-    Attempt { peer: checkout.peer, sent, outcome }
+    Attempt { peer: checkout.peer, sent, ended: None, outcome }
 }
 
 /// RFC 9110 section 9.2.2.

@@ -2,10 +2,10 @@
 //! What differs by door is in [`HttpPath::settle`].
 
 use std::net::IpAddr;
-use std::pin::pin;
 use std::rc::Rc;
 
 use http::Method;
+use tokio::time::Instant;
 use weft_core::authority::Authority;
 use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
@@ -65,13 +65,17 @@ impl HttpPath {
     ) -> Result<Response, FaultKind> {
         let upgrade = if request.head.wants_upgrade().is_some() { Upgrade::Keep } else { Upgrade::Drop };
         exchange.ids = Some(self.settle(&mut request.head, upgrade, exchange.authority()));
-        let to = {
-            let locating = pin!(self.site.locate(&self.worker));
-            request.body.kept_during(locating).await?
+        let (to, now) = match self.site.known(&self.worker, exchange.started())? {
+            Some(to) => (to, exchange.started()),
+            None => {
+                // Boxed, being rare: every request would have room for it.
+                let mut asking = Box::pin(self.site.ask(&self.worker));
+                (request.body.kept_during(asking.as_mut()).await?, self.worker.now())
+            }
         };
         self.admit(&request.head, &to)?;
         let asks_for_tunnel = upgrade == Upgrade::Keep || request.head.method == Method::CONNECT;
-        let mut response = forward(&self.worker, &to, request, interim, exchange).await?;
+        let mut response = forward(&self.worker, (&to, now), request, interim, exchange).await?;
         let tunnel = response.upgrade.is_some();
         let closes = asks_for_tunnel && !tunnel && !response.head.keeps_alive();
         // 426 tells the client what to ask for (RFC 9110 section 15.5.22), and it can: upgrades are carried through.
@@ -172,8 +176,8 @@ impl Handler for HttpPath {
         }
     }
 
-    fn finished(&self, ticket: Box<Exchange>, end: ExchangeEnd) {
-        ticket.finish(end);
+    fn finished(&self, ticket: Box<Exchange>, end: ExchangeEnd) -> Instant {
+        self.worker.shared.clock.instant(ticket.finish(end))
     }
 
     fn refused(&self, refusal: &Refusal) {

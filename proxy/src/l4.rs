@@ -41,12 +41,12 @@ pub async fn open(worker: &Worker, to: &Destination) -> Result<Way, (FaultKind, 
     let mut upstream = to.describe();
     let mut last = FaultKind::NoEndpoint;
     while tried.len() < ATTEMPTS_MAX {
-        let Some((chosen, index)) = choose(worker, to, &tried) else { break };
+        let Some((chosen, index)) = choose(worker.now(), to, &tried) else { break };
         if !tried.is_empty() {
             worker.telemetry.count(Counter::Retried);
         }
         upstream.address = Some(chosen.key.address);
-        upstream.endpoint = chosen.endpoint.as_ref().map(|endpoint| std::sync::Arc::clone(&endpoint.id));
+        upstream.endpoint = chosen.endpoint.clone();
         let begun = worker.now();
         let in_flight =
             chosen.endpoint.as_ref().map(|endpoint| InFlight::begin(std::sync::Arc::clone(&endpoint.health), begun));

@@ -37,6 +37,7 @@ mod tests {
     use ::http::Request as H2Request;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::{LocalSet, spawn_local};
+    use tokio::time::Instant;
     use weft_core::fault::FaultKind;
     use weft_core::message::ResponseHead;
 
@@ -56,7 +57,10 @@ mod tests {
             (Response::new(ResponseHead::new(200)), ())
         }
 
-        fn finished(&self, (): (), _: ExchangeEnd) {}
+        fn finished(&self, (): (), _: ExchangeEnd) -> Instant {
+            Instant::now()
+        }
+
         fn refused(&self, _: &Refusal) {}
         fn broken(&self, _: FaultKind) {}
         async fn tunnel(&self, (): (), _: Stream, _: Stream) {}

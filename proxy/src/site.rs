@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use weft_core::fault::FaultKind;
 use weft_core::model::{AppProtocol, ServiceKey};
 use weft_core::snapshot::Target;
+use weft_core::time::Moment;
 
 use crate::feed::ANSWER_DEADLINE;
 use crate::forward::Destination;
@@ -36,35 +37,47 @@ impl Site {
     /// # Errors
     /// Why there is none.
     pub async fn locate(&self, worker: &Worker) -> Result<Destination, FaultKind> {
+        match self.known(worker, worker.now())? {
+            Some(to) => Ok(to),
+            None => self.ask(worker).await,
+        }
+    }
+
+    /// The destination as known at `now`. `None`: the control plane is to be asked.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn known(&self, worker: &Worker, now: Moment) -> Result<Option<Destination>, FaultKind> {
         match self {
             Self::Captured(address) => {
-                let mut target = worker.snapshot().outbound_target(*address);
-                if let Target::Ask { .. } = target {
-                    target = worker.shared.resolver.resolve(*address, ANSWER_DEADLINE).await;
-                }
-                match target {
-                    Target::Service { port, pinned } => {
-                        port.usage.touch(worker.now());
-                        Ok(Destination::Service { port, pinned })
-                    }
-                    Target::Passthrough => Ok(Destination::Passthrough(*address)),
-                    Target::Refused(fault) => Err(fault),
-                    Target::Ask { .. } => Err(FaultKind::DestinationUnknown),
-                }
+                let target = worker.with_snapshot(|snapshot| snapshot.outbound_target(*address));
+                destination(target, *address, now)
             }
-            Self::Service(key, number) => {
-                let snapshot = worker.snapshot();
+            Self::Service(key, number) => worker.with_snapshot(|snapshot| {
                 let service = snapshot.service(key).ok_or(FaultKind::NoRoute)?;
                 let port = match number {
                     Some(number) => service.port(number.get()),
                     None => service.ports.first(),
                 };
                 let port = port.cloned().ok_or(FaultKind::NoRoute)?;
-                Ok(Destination::Service { port, pinned: None })
+                Ok(Some(Destination::Service { port, pinned: None }))
+            }),
+            Self::Local { address, protocol } => {
+                Ok(Some(Destination::Local { address: *address, protocol: *protocol }))
             }
-            Self::Local { address, protocol } => Ok(Destination::Local { address: *address, protocol: *protocol }),
             Self::Refused(fault) => Err(*fault),
         }
+    }
+
+    /// Asks the control plane where to go, for at most a second.
+    ///
+    /// # Errors
+    /// Why there is no way.
+    pub async fn ask(&self, worker: &Worker) -> Result<Destination, FaultKind> {
+        // Only a captured destination can be asked about.
+        let Self::Captured(address) = self else { return Err(FaultKind::DestinationUnknown) };
+        let target = worker.shared.resolver.resolve(*address, ANSWER_DEADLINE).await;
+        destination(target, *address, worker.now())?.ok_or(FaultKind::DestinationUnknown)
     }
 
     /// The address under which it is remembered who speaks first there. Not for the local application: a connection to it
@@ -75,6 +88,18 @@ impl Site {
             Self::Captured(address) => Some(*address),
             Self::Local { .. } | Self::Service(..) | Self::Refused(_) => None,
         }
+    }
+}
+
+fn destination(target: Target, address: SocketAddr, now: Moment) -> Result<Option<Destination>, FaultKind> {
+    match target {
+        Target::Service { port, pinned } => {
+            port.usage.touch(now);
+            Ok(Some(Destination::Service { port, pinned }))
+        }
+        Target::Passthrough => Ok(Some(Destination::Passthrough(address))),
+        Target::Refused(fault) => Err(fault),
+        Target::Ask { .. } => Ok(None),
     }
 }
 

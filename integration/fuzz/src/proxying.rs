@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weft_core::fault::FaultKind;
 use weft_core::h1::Limits;
 use weft_core::propagate::hop_by_hop::{Upgrade, strip_request, strip_response};
@@ -176,8 +176,9 @@ impl Handler for Shared {
         (answered.unwrap_or_else(|fault| fault_response(fault, grpc)), ())
     }
 
-    fn finished(&self, (): (), _: ExchangeEnd) {
+    fn finished(&self, (): (), _: ExchangeEnd) -> Instant {
         self.0.ended.set(self.0.ended.get() + 1);
+        Instant::now()
     }
 
     fn refused(&self, refusal: &Refusal) {

@@ -6,10 +6,11 @@
 //! gets something, and who holds more than his part gets no more until he has given back. Only after a dozen callers who
 //! take all they can is nothing left.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
+use crate::hash::Map;
 use crate::identity::spiffe::SpiffeId;
 
 /// Who asks.
@@ -42,20 +43,20 @@ pub const fn may_take(most: usize, all: usize, own: usize) -> bool {
 /// What each caller holds.
 #[derive(Debug, Default)]
 pub struct Shares {
-    held: HashMap<Rc<Caller>, usize>,
+    held: Map<Rc<Caller>, usize>,
     all: usize,
 }
 
 impl Shares {
     /// One more for this caller, of `most` for all; false when he gets none.
     pub fn take(&mut self, caller: &Rc<Caller>, most: usize) -> bool {
-        let own = self.held.get(caller).copied().unwrap_or(0);
-        let may = may_take(most, self.all, own);
-        if may {
-            self.held.insert(Rc::clone(caller), own + 1);
-            self.all += 1;
+        match self.held.entry(Rc::clone(caller)) {
+            Entry::Occupied(mut own) if may_take(most, self.all, *own.get()) => *own.get_mut() += 1,
+            Entry::Vacant(own) if may_take(most, self.all, 0) => drop(own.insert(1)),
+            Entry::Occupied(_) | Entry::Vacant(_) => return false,
         }
-        may
+        self.all += 1;
+        true
     }
 
     /// This caller gives one back that he took.

@@ -27,8 +27,9 @@ use crate::io::Stream;
 ///
 /// Not called when it cannot: then it is dropped, which closes it.
 pub trait Home: std::fmt::Debug {
-    /// Takes the connection back. Called from inside a poll; must not block.
-    fn give_back(&self, client: H1Client);
+    /// Takes the connection back; `at_once`: in the very poll that found the response's head. Called from inside a poll;
+    /// must not block.
+    fn give_back(&self, client: H1Client, at_once: bool);
 }
 
 /// An upstream HTTP/1 connection with no exchange on it.
@@ -229,6 +230,8 @@ impl Exchange {
             write_failed: self.write_failed,
             home: home.filter(|_| keep),
             ended: false,
+            // One without a body ends before anybody has heard of its head.
+            at_once: !framing.is_empty(),
         };
         if framing.is_empty() {
             body.finish();
@@ -282,6 +285,8 @@ pub struct H1ResponseBody {
     write_failed: bool,
     home: Option<Rc<dyn Home>>,
     ended: bool,
+    /// Not yet waited for since the head.
+    at_once: bool,
 }
 
 impl std::fmt::Debug for H1ResponseBody {
@@ -298,7 +303,11 @@ impl H1ResponseBody {
         if let Err(error) = poll_request(&self.conn, &mut self.pump, &mut self.write_failed, cx) {
             return Poll::Ready(Some(Err(error)));
         }
-        let frame = std::task::ready!(self.conn.borrow_mut().poll_body(cx));
+        let polled = self.conn.borrow_mut().poll_body(cx);
+        let Poll::Ready(frame) = polled else {
+            self.at_once = false;
+            return Poll::Pending;
+        };
         if frame.is_none() || self.conn.borrow().body_ended() {
             self.finish();
         }
@@ -313,6 +322,7 @@ impl H1ResponseBody {
     }
 
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
+        self.at_once = false;
         self.conn.borrow_mut().poll_ahead(cx);
         if self.pump.is_some() {
             // A broken request body is found again, and reported, when the response is read next.
@@ -345,7 +355,7 @@ impl H1ResponseBody {
     fn go_home(&mut self) {
         if let Some(home) = self.home.take() {
             self.conn.borrow_mut().release();
-            home.give_back(H1Client { conn: Rc::clone(&self.conn), limits: self.limits });
+            home.give_back(H1Client { conn: Rc::clone(&self.conn), limits: self.limits }, self.at_once);
         }
     }
 
@@ -373,6 +383,7 @@ impl H1ResponseBody {
         if !self.has_rest() {
             return Poll::Ready(Ok(()));
         }
+        self.at_once = false;
         let sent = poll_request(&self.conn, &mut self.pump, &mut self.write_failed, cx);
         // Whatever the server says now is no answer to anything.
         let over = sent.is_err() || self.write_failed || self.conn.borrow_mut().poll_fill_idle(cx).is_ready();

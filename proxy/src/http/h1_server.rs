@@ -9,12 +9,13 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ::http::Method;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use weft_core::fault::FaultKind;
 use weft_core::h1::{BodyEncoder, BodyFault, HeadFault, RequestParser, encode_response_head};
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, ResponseHead, Version};
@@ -24,6 +25,7 @@ use super::body::Sent;
 use super::conn::{Broken, Conn, Shared};
 use super::limits::{OUT_BYTES_MAX, TURN_BYTES_MAX};
 use super::rest::RequestRest;
+use super::standby::Standby;
 use super::{
     Body, BodyError, ExchangeEnd, Frame, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
     refusal_response,
@@ -62,7 +64,9 @@ impl H1RequestBody {
 pub async fn serve_h1<H: Handler>(stream: Stream, limits: &HttpLimits, drain: Draining, handler: &H) -> ServeEnd {
     let conn = Rc::new(RefCell::new(Conn::new(stream, limits.message)));
     let parser = RequestParser::new(limits.message);
-    let mut server = Server { conn, parser, limits, drain, handler, first: true };
+    let (timer, draining) = (pin!(sleep(limits.head_timeout)), pin!(drain.draining()));
+    let standby = Standby::new(timer, draining, &drain);
+    let mut server = Server { conn, parser, limits, standby, handler, first: true, since: None };
     loop {
         let parsed = match server.next_head().await {
             Ok(parsed) => parsed,
@@ -121,18 +125,27 @@ impl Asked {
     }
 }
 
-struct Server<'a, H> {
+struct Server<'a, H, D> {
     conn: Shared,
     parser: RequestParser,
     limits: &'a HttpLimits,
-    drain: Draining,
+    standby: Standby<'a, D>,
     handler: &'a H,
     first: bool,
+    /// When the last exchange ended, if nothing was awaited since.
+    since: Option<Instant>,
 }
 
-impl<H: Handler> Server<'_, H> {
+/// What ends a wait for the next bytes.
+enum Woken {
+    Read(io::Result<usize>),
+    Late,
+    Drain,
+}
+
+impl<H: Handler, D: Future<Output = ()>> Server<'_, H, D> {
     async fn next_head(&mut self) -> Result<ParsedRequest, NoHead> {
-        let (mut deadline, mut timed_head, mut closing) = (None, false, false);
+        let (mut deadline, mut timed_head, mut closing, mut since) = (None, false, false, self.since.take());
         loop {
             let in_head = {
                 let conn = &mut *self.conn.borrow_mut();
@@ -151,25 +164,39 @@ impl<H: Handler> Server<'_, H> {
             if deadline.is_none() || (in_head && !timed_head) {
                 timed_head = in_head || self.first;
                 let wait = if timed_head { self.limits.head_timeout } else { self.limits.idle_timeout };
-                deadline = Some(Instant::now() + wait);
+                deadline = Some(since.take().unwrap_or_else(Instant::now) + wait);
             }
-            if !closing && !in_head && self.drain.is_draining() {
+            if !closing && !in_head && self.standby.is_draining() {
                 // A client that was about to send is served still, and told to close; the others are let go.
                 closing = true;
                 deadline = Some(Instant::now() + self.limits.linger_timeout);
             }
-            tokio::select! {
-                biased;
-                read = poll_fn(|cx| self.conn.borrow_mut().poll_fill_idle(cx)) => {
-                    if read.is_err() {
-                        let fault = ServeEnd::Fault(FaultKind::DownstreamReset);
-                        return Err(NoHead::End(if in_head { fault } else { ServeEnd::Closed }));
-                    }
+            match self.woken(deadline, !closing && !in_head).await {
+                Woken::Read(Ok(_)) | Woken::Drain => {}
+                Woken::Read(Err(_)) => {
+                    let fault = ServeEnd::Fault(FaultKind::DownstreamReset);
+                    return Err(NoHead::End(if in_head { fault } else { ServeEnd::Closed }));
                 }
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)) => return Err(self.late(in_head, closing)),
-                () = self.drain.draining(), if !closing && !in_head => {}
+                Woken::Late => return Err(self.late(in_head, closing)),
             }
         }
+    }
+
+    /// Cancelling loses nothing.
+    async fn woken(&mut self, deadline: Option<Instant>, heeds_drain: bool) -> Woken {
+        poll_fn(|cx| {
+            if let Poll::Ready(read) = self.conn.borrow_mut().poll_fill_idle(cx) {
+                return Poll::Ready(Woken::Read(read));
+            }
+            if deadline.is_none_or(|deadline| self.standby.poll_deadline(deadline, cx).is_ready()) {
+                return Poll::Ready(Woken::Late);
+            }
+            if heeds_drain && self.standby.poll_drain(cx).is_ready() {
+                return Poll::Ready(Woken::Drain);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     fn late(&self, in_head: bool, closing: bool) -> NoHead {
@@ -284,7 +311,7 @@ impl<H: Handler> Server<'_, H> {
             }
             return Err(ServeEnd::Tunnel);
         }
-        self.handler.finished(ticket, end);
+        self.since = Some(self.handler.finished(ticket, end));
         drop(body);
         match (written, end.fault) {
             (Err(BodyError { fault, .. }), _) => {
@@ -300,7 +327,7 @@ impl<H: Handler> Server<'_, H> {
                 if !(asked.last && self.ended_at_once().await) {
                     self.close().await;
                 }
-                Err(if self.drain.is_draining() { ServeEnd::Drained } else { ServeEnd::Closed })
+                Err(if self.standby.is_draining() { ServeEnd::Drained } else { ServeEnd::Closed })
             }
         }
     }
@@ -344,7 +371,7 @@ impl<H: Handler> Server<'_, H> {
             && body_comes
             && framing != BodyFraming::UntilClose
             && !head.fields.has_token("connection", "close")
-            && !self.drain.is_draining()
+            && !self.standby.is_draining()
     }
 
     /// Writes what is queued and then the body, reading it only as fast as it leaves.
@@ -415,10 +442,11 @@ impl<H: Handler> Server<'_, H> {
     }
 
     /// Reads and drops what is left of the request within bounds; false when the connection cannot be reused.
-    async fn drained(&self) -> bool {
+    async fn drained(&mut self) -> bool {
         if self.conn.borrow().body_ended() {
             return true;
         }
+        self.since = None;
         let start = self.conn.borrow().received;
         let all = poll_fn(|cx| {
             let mut conn = self.conn.borrow_mut();

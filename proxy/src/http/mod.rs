@@ -30,6 +30,7 @@ mod limits;
 mod out;
 mod respond;
 mod rest;
+mod standby;
 mod upgrade;
 
 #[cfg(test)]
@@ -39,6 +40,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use ::http::Method;
+use tokio::time::Instant;
 use weft_core::fault::FaultKind;
 use weft_core::h1::HeadFault;
 use weft_core::message::{RequestHead, ResponseHead, Version};
@@ -130,8 +132,9 @@ pub trait Handler {
     /// being dropped, as everything in this module does.
     fn handle(&self, request: Request, interim: &Interim) -> impl Future<Output = (Response, Self::Ticket)>;
 
-    /// The exchange is over: the response was written as a whole, or broke.
-    fn finished(&self, ticket: Self::Ticket, end: ExchangeEnd);
+    /// The exchange is over: the response was written as a whole, or broke. Says when that was, so that the clock need not
+    /// be read again.
+    fn finished(&self, ticket: Self::Ticket, end: ExchangeEnd) -> Instant;
 
     /// A head was refused and answered; called so that it gets a record.
     fn refused(&self, refusal: &Refusal);

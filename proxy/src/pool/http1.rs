@@ -13,7 +13,7 @@ use weft_core::reuse::{
 use weft_core::share::{Caller, Shares};
 use weft_core::time::Moment;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, WallClock};
 use crate::entropy::ThreadEntropy;
 use crate::http::{H1Client, Home};
 use crate::tls::MeshPeer;
@@ -29,6 +29,9 @@ const SWEEP: Duration = Duration::from_millis(250);
 pub struct Shelf {
     me: Weak<Self>,
     clock: Clock,
+    wall: WallClock,
+    /// When something was last heard of one of its connections.
+    heard: Cell<Moment>,
     limits: PoolLimits,
     server: RefCell<ServerIdle>,
     idle_own: RefCell<VecDeque<Idle>>,
@@ -81,10 +84,12 @@ impl Link {
 }
 
 impl Home for Link {
-    fn give_back(&self, client: H1Client) {
+    fn give_back(&self, client: H1Client, at_once: bool) {
         self.used.take();
         if let (Some(me), Some(shelf)) = (self.me.upgrade(), self.slot.shelf.upgrade()) {
-            shelf.put(client, me);
+            // The head was heard just now, and all that followed it was there already.
+            let now = if at_once { shelf.heard.get() } else { shelf.clock.now() };
+            shelf.put(client, me, now);
         }
     }
 }
@@ -121,9 +126,12 @@ impl Drop for InUse {
 
 impl Shelf {
     pub(super) fn new(clock: Clock, limits: PoolLimits) -> Rc<Self> {
+        let now = clock.now();
         Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             clock,
+            wall: WallClock::read(now),
+            heard: Cell::new(now),
             limits,
             server: RefCell::default(),
             idle_own: RefCell::default(),
@@ -145,8 +153,7 @@ impl Shelf {
 
     /// The link for a request that was admitted: an idle one that is still good, or else what to open. And how many were
     /// found stale before it. `fresh`: not an idle one; `mesh`: to a sidecar, which may take links on shared connections.
-    pub fn take(&self, mesh: bool, fresh: bool) -> (Taken, u32) {
-        let now = self.clock.now();
+    pub fn take(&self, now: Moment, mesh: bool, fresh: bool) -> (Taken, u32) {
         let mut stale = 0;
         loop {
             let links = Links {
@@ -161,7 +168,7 @@ impl Shelf {
             };
             let Some(Idle { client, since, link }) = self.idle(carrier).borrow_mut().pop_back() else { continue };
             let reuse = may_reuse(&self.limits, &self.server.borrow(), link.life, since, now);
-            if reuse != Reuse::Yes || self.clock.unix_seconds() >= link.expires {
+            if reuse != Reuse::Yes || self.wall.unix_seconds(now) >= link.expires {
                 continue;
             }
             if client.is_quiet() {
@@ -237,12 +244,12 @@ impl Shelf {
     }
 
     /// Learns from a response how long its server keeps idle connections.
-    pub fn heard(&self, fields: &Fields) {
+    pub fn heard(&self, fields: &Fields, now: Moment) {
+        self.heard.set(now);
         self.server.borrow_mut().heard(fields);
     }
 
-    fn put(&self, client: H1Client, link: Rc<Link>) {
-        let now = self.clock.now();
+    fn put(&self, client: H1Client, link: Rc<Link>, now: Moment) {
         if link.life.is_over(now) {
             return;
         }

@@ -8,10 +8,10 @@ mod http1;
 mod http2;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use weft_core::hash::Map;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::reuse::PoolLimits;
 
@@ -45,14 +45,14 @@ pub struct Pools {
 /// Endpoints with what is known of each.
 #[derive(Debug)]
 struct Places<T> {
-    known: HashMap<LinkKey, Rc<T>>,
+    known: Map<LinkKey, Rc<T>>,
     /// There were so many when all were last looked at, or fewer than [`ENDPOINTS_MANY`].
     looked_at: usize,
 }
 
 impl<T> Default for Places<T> {
     fn default() -> Self {
-        Self { known: HashMap::new(), looked_at: ENDPOINTS_MANY / 2 }
+        Self { known: Map::default(), looked_at: ENDPOINTS_MANY / 2 }
     }
 }
 

@@ -167,6 +167,12 @@ impl Worker {
     /// What is known at this moment; a decision keeps the one it began with.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(self.snapshot.borrow_mut().load())
+        self.with_snapshot(Arc::clone)
+    }
+
+    /// For a decision that is made at once: as [`Self::snapshot`] without counting one more who keeps it, in memory that
+    /// all workers share.
+    pub fn with_snapshot<T>(&self, decide: impl FnOnce(&Arc<Snapshot>) -> T) -> T {
+        decide(self.snapshot.borrow_mut().load())
     }
 }

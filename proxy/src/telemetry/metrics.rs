@@ -4,12 +4,13 @@
 //! come from configuration (service, direction) and closed sets (class, fault), never from what a caller sends; the
 //! number of services counted apart is bounded (O2).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use weft_core::hash::Map;
 use weft_core::model::ServiceKey;
 
 use super::names;
@@ -180,7 +181,22 @@ struct Series {
 #[derive(Debug)]
 pub(super) struct WorkerShard {
     shard: Arc<Shard>,
-    known: RefCell<HashMap<SeriesKey, Arc<Series>>>,
+    known: [Known; Direction::ALL.len()],
+    services: Cell<usize>,
+}
+
+/// A worker's way to what it has counted before in one direction.
+#[derive(Debug, Default)]
+struct Known {
+    without_service: RefCell<Option<Own>>,
+    by_service: RefCell<Map<ServiceKey, Own>>,
+}
+
+/// A series, and the parts of it that this worker need not ask for under a lock, being the only one who adds any.
+#[derive(Debug, Default)]
+struct Own {
+    series: Arc<Series>,
+    requests: Vec<(u8, &'static str, Arc<AtomicU64>)>,
 }
 
 impl Hub {
@@ -193,7 +209,7 @@ impl Hub {
     pub(super) fn worker(&self) -> WorkerShard {
         let shard = Arc::new(Shard::default());
         lock(&self.shards).push(Arc::clone(&shard));
-        WorkerShard { shard, known: RefCell::default() }
+        WorkerShard { shard, known: Default::default(), services: Cell::new(0) }
     }
 
     /// Sum of one counter over all workers.
@@ -321,30 +337,55 @@ impl WorkerShard {
     }
 
     pub(super) fn finish(&self, record: &AccessRecord<'_>) {
-        let series = self.series(record.direction, record.service);
+        let known = self.known(record.direction);
+        let Some(service) = record.service else {
+            let own = &mut *known.without_service.borrow_mut();
+            return own.get_or_insert_with(|| self.begin(record.direction, None)).count(record);
+        };
+        let by_service = &mut *known.by_service.borrow_mut();
+        if let Some(own) = by_service.get_mut(service) {
+            return own.count(record);
+        }
+        let key = if self.services.get() < SERVICES_MAX { service.clone() } else { other() };
+        let own = by_service.entry(key.clone()).or_insert_with(|| self.begin(record.direction, Some(key)));
+        own.count(record);
+    }
+
+    #[allow(clippy::indexing_slicing, reason = "the array has one cell per variant")]
+    const fn known(&self, direction: Direction) -> &Known {
+        &self.known[direction as usize]
+    }
+
+    fn begin(&self, direction: Direction, service: Option<ServiceKey>) -> Own {
+        self.services.set(self.services.get() + 1);
+        let own = Own::default();
+        lock(&self.shard.series).insert((direction, service), Arc::clone(&own.series));
+        own
+    }
+}
+
+impl Own {
+    fn count(&mut self, record: &AccessRecord<'_>) {
         let fault = record.fault.map_or("", weft_core::fault::FaultKind::code);
-        bump(&series.received, record.bytes_received);
-        bump(&series.sent, record.bytes_sent);
+        bump(&self.series.received, record.bytes_received);
+        bump(&self.series.sent, record.bytes_sent);
         match record.kind {
             Kind::Request => {
                 let class = record.status.map_or(0, |status| u8::try_from(status / 100).unwrap_or(0));
-                series.request(class, fault);
-                series.duration.observe(record.finished.since(record.started));
+                self.request(class, fault);
+                self.series.duration.observe(record.finished.since(record.started));
             }
-            Kind::Connection => series.connection(fault),
+            Kind::Connection => self.series.connection(fault),
         }
     }
 
-    fn series(&self, direction: Direction, service: Option<&ServiceKey>) -> Arc<Series> {
-        let mut known = self.known.borrow_mut();
-        let key = (direction, service.cloned());
-        if let Some(series) = known.get(&key) {
-            return Arc::clone(series);
+    fn request(&mut self, class: u8, fault: &'static str) {
+        if let Some((.., count)) = self.requests.iter().find(|(c, f, _)| *c == class && *f == fault) {
+            return bump(count, 1);
         }
-        let key = if known.len() < SERVICES_MAX { key } else { (direction, Some(other())) };
-        let series = known.entry(key.clone()).or_default();
-        lock(&self.shard.series).insert(key, Arc::clone(series));
-        Arc::clone(series)
+        let count = Arc::new(AtomicU64::new(1));
+        lock(&self.series.requests).push((class, fault, Arc::clone(&count)));
+        self.requests.push((class, fault, count));
     }
 }
 
@@ -353,15 +394,6 @@ fn other() -> ServiceKey {
 }
 
 impl Series {
-    fn request(&self, class: u8, fault: &'static str) {
-        let mut requests = lock(&self.requests);
-        if let Some((_, _, count)) = requests.iter().find(|(c, f, _)| *c == class && *f == fault) {
-            bump(count, 1);
-            return;
-        }
-        requests.push((class, fault, Arc::new(AtomicU64::new(1))));
-    }
-
     fn connection(&self, fault: &'static str) {
         bump(&self.connections, 1);
         let mut faults = lock(&self.connection_faults);

@@ -49,10 +49,13 @@ impl fmt::Display for TrustDomain {
 
 /// Identity of a workload. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpiffeId {
+pub struct SpiffeId(Arc<Parts>);
+
+#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Parts {
     trust_domain: TrustDomain,
-    namespace: Arc<str>,
-    service_account: Arc<str>,
+    namespace: Box<str>,
+    service_account: Box<str>,
 }
 
 /// Why a SPIFFE ID was refused.
@@ -83,7 +86,7 @@ impl SpiffeId {
     pub fn new(trust_domain: TrustDomain, namespace: &str, service_account: &str) -> Result<Self, SpiffeError> {
         check_segment(namespace)?;
         check_segment(service_account)?;
-        Ok(Self { trust_domain, namespace: namespace.into(), service_account: service_account.into() })
+        Ok(Self::of(trust_domain, namespace, service_account))
     }
 
     /// From the text of a URI SAN.
@@ -109,31 +112,35 @@ impl SpiffeId {
     /// The identity that the control plane of `trust_domain` must prove.
     #[must_use]
     pub fn control_plane(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, namespace: SYSTEM_NAMESPACE.into(), service_account: CONTROL_PLANE_SERVICE_ACCOUNT.into() }
+        Self::of(trust_domain, SYSTEM_NAMESPACE, CONTROL_PLANE_SERVICE_ACCOUNT)
+    }
+
+    fn of(trust_domain: TrustDomain, namespace: &str, service_account: &str) -> Self {
+        Self(Arc::new(Parts { trust_domain, namespace: namespace.into(), service_account: service_account.into() }))
     }
 
     /// The trust domain.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
+        &self.0.trust_domain
     }
 
     /// The namespace.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// The service account.
     #[must_use]
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        &self.0.service_account
     }
 }
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain(), self.namespace(), self.service_account())
     }
 }
 

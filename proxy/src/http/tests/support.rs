@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use weft_core::fault::FaultKind;
 use weft_core::h1::Limits;
 
@@ -46,7 +46,7 @@ pub(super) fn run_frozen<F: Future<Output = ()>>(test: F) {
 pub(super) struct Shelf(pub(super) RefCell<Vec<H1Client>>);
 
 impl Home for Shelf {
-    fn give_back(&self, client: H1Client) {
+    fn give_back(&self, client: H1Client, _: bool) {
         self.0.borrow_mut().push(client);
     }
 }
@@ -161,9 +161,10 @@ impl Handler for Forward {
         (outcome.unwrap_or_else(|fault| fault_response(fault, grpc)), ())
     }
 
-    fn finished(&self, (): (), end: ExchangeEnd) {
+    fn finished(&self, (): (), end: ExchangeEnd) -> Instant {
         let fault = end.fault.map_or("ok", FaultKind::code);
         self.note(format!("finished {fault} received={} sent={}", end.bytes_received, end.bytes_sent));
+        Instant::now()
     }
 
     fn refused(&self, refusal: &Refusal) {
