@@ -99,7 +99,7 @@ pub(crate) struct Forward {
 struct Shelf(RefCell<Vec<H1Client>>);
 
 impl Home for Shelf {
-    fn give_back(&self, client: H1Client) {
+    fn give_back(&self, client: H1Client, _: bool) {
         self.0.borrow_mut().push(client);
     }
 }

@@ -20,10 +20,8 @@ use weft_core::message::BodyFraming;
 use super::body::Frame;
 use super::limits::READ_BYTES_MAX;
 use super::out::Out;
+use super::spare::{self, SPARE_BYTES};
 use crate::io::Stream;
-
-/// First read of a message: holds most heads. Nothing is held while a connection is idle.
-const READ_BYTES_FIRST: usize = 4 * 1024;
 
 /// How often it is looked whether a client that has ended its direction is gone altogether.
 const GONE_LOOK: Duration = Duration::from_secs(1);
@@ -134,7 +132,7 @@ impl Conn {
     pub(crate) fn release(&mut self) {
         self.out.release();
         if self.read.is_empty() {
-            self.read = BytesMut::new();
+            spare::give_back(std::mem::take(&mut self.read));
         }
     }
 
@@ -149,7 +147,11 @@ impl Conn {
         if self.read.capacity() - self.read.len() < READ_ROOM_MIN {
             let expected = usize::try_from(self.decoder.bytes_expected()).unwrap_or(READ_BYTES_MAX);
             let more = if self.decoder.is_ended() { self.read.len() } else { expected };
-            self.read.reserve(more.clamp(READ_BYTES_FIRST, READ_BYTES_MAX));
+            if more <= SPARE_BYTES && self.read.capacity() == 0 {
+                self.read = spare::take();
+            } else {
+                self.read.reserve(more.clamp(SPARE_BYTES, READ_BYTES_MAX));
+            }
         }
         let polled = pin!(stream.read_buf(&mut self.read)).poll(cx);
         if matches!(polled, Poll::Ready(Ok(0))) {

@@ -354,7 +354,6 @@ impl H1ResponseBody {
 
     fn go_home(&mut self) {
         if let Some(home) = self.home.take() {
-            self.conn.borrow_mut().release();
             home.give_back(H1Client { conn: Rc::clone(&self.conn), limits: self.limits }, self.at_once);
         }
     }

@@ -30,6 +30,7 @@ mod limits;
 mod out;
 mod respond;
 mod rest;
+mod spare;
 mod standby;
 mod upgrade;
 

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
+use super::spare;
+
 /// Pieces up to this size are copied: a slice of its own costs more than the copy.
 const COPY_MAX: usize = 1024;
 
@@ -34,13 +36,16 @@ impl Out {
 
     /// Buffer to append to.
     pub(crate) fn tail(&mut self) -> &mut BytesMut {
+        if self.tail.capacity() == 0 {
+            self.tail = spare::take();
+        }
         &mut self.tail
     }
 
     /// Appends a piece.
     pub(crate) fn push(&mut self, piece: Bytes) {
         if piece.len() <= COPY_MAX {
-            self.tail.extend_from_slice(&piece);
+            self.tail().extend_from_slice(&piece);
             return;
         }
         if !self.tail.is_empty() {
@@ -55,7 +60,7 @@ impl Out {
     pub(crate) fn release(&mut self) {
         if self.len() == 0 {
             self.queue = VecDeque::new();
-            self.tail = BytesMut::new();
+            spare::give_back(std::mem::take(&mut self.tail));
         }
     }
 
@@ -66,15 +71,7 @@ impl Out {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while self.len() > 0 {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let pieces = self.queue.iter().map(|b| &b[..]).chain(std::iter::once(&self.tail[..]));
-            let mut used = 0;
-            for (slot, piece) in slices.iter_mut().zip(pieces.filter(|p| !p.is_empty())) {
-                *slot = IoSlice::new(piece);
-                used += 1;
-            }
-            let slices = slices.get(..used).unwrap_or_default();
-            let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, slices))?;
+            let written = ready!(self.poll_write(io, cx))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -86,6 +83,20 @@ impl Out {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_write<W: AsyncWrite + Unpin>(&self, io: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.queue.is_empty() {
+            return Pin::new(io).poll_write(cx, &self.tail);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let pieces = self.queue.iter().map(|b| &b[..]).chain(std::iter::once(&self.tail[..]));
+        let mut used = 0;
+        for (slot, piece) in slices.iter_mut().zip(pieces.filter(|p| !p.is_empty())) {
+            *slot = IoSlice::new(piece);
+            used += 1;
+        }
+        Pin::new(io).poll_write_vectored(cx, slices.get(..used).unwrap_or_default())
     }
 
     fn advance(&mut self, mut written: usize) {

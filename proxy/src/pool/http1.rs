@@ -160,7 +160,7 @@ impl Shelf {
                 in_use: self.in_use.get().saturating_sub(1),
                 idle_own: !fresh && !self.idle_own.borrow().is_empty(),
                 idle_shared: !fresh && !self.idle_shared.borrow().is_empty(),
-                may_share: mesh && self.may_share(),
+                may_share: mesh && self.sharing.get().is_possible(now),
             };
             let carrier = match next_link(&self.limits, links) {
                 NextLink::Open(carrier) => return (Taken::Open(carrier), stale),
