@@ -64,25 +64,27 @@ async fn cve_2019_9511_data_dribble_by_windows() {
 async fn cve_2020_8663_requests_that_are_held_open() {
     let lab = Lab::open().await;
     for way in [Way::Outbound, Way::Inbound] {
-        let before = lab.proxy(way).open_fds().unwrap();
-        lab.during(async {
-            let mut held = Vec::new();
-            for _ in 0..10 {
-                let mut client = lab.client(way, H2, &[]).await;
-                let frames =
-                    ids().flat_map(|id| [request(id, "POST", "/hang", false), Frame::data(id, [7; 100], false)]);
-                client.send(frames).await.unwrap();
-                client.synchronise().await.unwrap();
-                held.push(client);
-            }
-            tokio::time::sleep(FLOOD).await;
-            drop(held);
-        })
-        .await;
+        let then = lab
+            .during(async {
+                let mut held = Vec::new();
+                for _ in 0..10 {
+                    let mut client = lab.client(way, H2, &[]).await;
+                    let frames =
+                        ids().flat_map(|id| [request(id, "POST", "/hang", false), Frame::data(id, [7; 100], false)]);
+                    client.send(frames).await.unwrap();
+                    client.synchronise().await.unwrap();
+                    held.push(client);
+                }
+                tokio::time::sleep(FLOOD).await;
+                let then = lab.proxy(way).open_fds().unwrap();
+                drop(held);
+                then
+            })
+            .await;
         weft_integration::assert::wait_for("descriptors given back", Duration::from_secs(20), || async {
             let now = lab.proxy(way).open_fds().unwrap();
-            // One connection stays to the application, one between the proxies, for each worker that had to do with it.
-            if now <= before + 16 { Ok(()) } else { Err(format!("{now} instead of {before}")) }
+            // Of the ten clients' connections. Those behind them stay for others; what bystanders leave idle may come on top.
+            if now + 5 <= then { Ok(()) } else { Err(format!("{now} of {then} are left")) }
         })
         .await
         .unwrap();
