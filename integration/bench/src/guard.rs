@@ -31,6 +31,8 @@ const MORE: u32 = 1024;
 const MORE_LARGE: u32 = 8192;
 /// So much known is large.
 const LARGE: usize = 10_000;
+/// Of the program that counts changes this function alone: what all known ones cost differs with the keys of hashes.
+const CHANGES: &str = "--toggle-collect=change::changes";
 /// How much a proxy knows of which something changes.
 const KNOWN: [usize; 2] = [10, LARGE];
 /// A run that fails is made so often.
@@ -121,7 +123,7 @@ fn change_counted(known: usize, times: u32) -> anyhow::Result<Costs> {
     // An example of the core's, built as the proxy is: cargo puts it beside.
     let program = Binaries::locate()?.find("weft-proxy")?.with_file_name("examples").join("change");
     let mut command = Command::new("valgrind");
-    command.args(callgrind(directory.path())).arg(program).args([known.to_string(), times.to_string()]);
+    command.args(callgrind(directory.path())).arg(CHANGES).arg(program).args([known.to_string(), times.to_string()]);
     let output = command.output().context("cannot start valgrind")?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     profiles(directory.path())
