@@ -13,6 +13,7 @@ use crate::dns::DnsCounts;
 use crate::feed::FeedStatus;
 use crate::identity::{IdentityWatch, RenewalStatus};
 use crate::net::Admission;
+use crate::runtime::Loads;
 use crate::supervise::Supervisor;
 use crate::telemetry::{Hub, head, line, names};
 
@@ -35,7 +36,9 @@ pub struct Facts {
     pub dns: Option<Arc<DnsCounts>>,
     /// Connections.
     pub admission: Arc<Admission>,
-    /// Keeps the tasks beside the traffic.
+    /// What each worker carries.
+    pub loads: Arc<Loads>,
+    /// Keeps the tasks that are no connections.
     pub supervisor: Supervisor,
     /// Turned on at the start of a drain.
     pub draining: Arc<AtomicBool>,
@@ -67,6 +70,7 @@ impl Facts {
 /// Appends all metrics.
 pub fn metrics(facts: &Facts, out: &mut String) {
     facts.hub.render(out);
+    facts.loads.render(out);
     if let Some(dns) = &facts.dns {
         dns.render(out);
     }

@@ -34,8 +34,8 @@ use crate::identity::{
 use crate::net::{Admission, Bind, mark_connections};
 use crate::registration::{Registrar, keep_registered};
 use crate::report::{Facts, dump, metrics};
-use crate::runtime::worker::{InboundRules, OpenConnections, Shared, Timeouts};
-use crate::runtime::{Door, Listening, Setup, start};
+use crate::runtime::worker::{InboundRules, Shared, Timeouts};
+use crate::runtime::{Door, Listening, Loads, Setup, start};
 use crate::supervise::{Supervisor, Task};
 use crate::telemetry::{AccessLog, Hub, LogTarget};
 
@@ -240,6 +240,7 @@ impl Parts {
         let clock = self.clock;
         let hub = Hub::new();
         let workers = workers(args);
+        let loads = Arc::new(Loads::new(workers));
         let admission = Admission::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX);
         let admission = Arc::new(admission.with_descriptors_for(sufficient_for()));
         let mut listeners = Vec::new();
@@ -258,7 +259,7 @@ impl Parts {
             pool: PoolLimits::default(),
             inbound: inbound_rules(args),
             admission: Arc::clone(&admission),
-            open: OpenConnections::default(),
+            loads: Arc::clone(&loads),
             timeouts: Timeouts::default(),
             application: Arc::default(),
             clock,
@@ -275,6 +276,7 @@ impl Parts {
             hub: hub.clone(),
             dns,
             admission: Arc::clone(&admission),
+            loads: Arc::clone(&loads),
             supervisor: self.supervisor.clone(),
             draining: Arc::clone(&draining),
             clock,
@@ -288,6 +290,7 @@ impl Parts {
             hub,
             log,
             instance_id: Arc::clone(&instance_id),
+            supervisor: self.supervisor.clone(),
         })
         .context("worker threads")?;
         let (stop, stopping) = watch::channel(false);
@@ -333,12 +336,12 @@ impl Parts {
             }
             tokio::time::sleep(SETTLE.min(timeout / 2)).await;
             started.drain();
-            while shared.open.ingress.load(Ordering::Relaxed) > 0 {
+            while loads.ingress() > 0 {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
             started.drain_egress();
             let egress = async {
-                while shared.open.egress.load(Ordering::Relaxed) > 0 {
+                while loads.egress() > 0 {
                     tokio::time::sleep(DRAIN_POLL).await;
                 }
             };

@@ -1,9 +1,9 @@
-//! Keeps the tasks of the control thread going: one that a defect ends is started again, because a proxy that serves on
-//! without it would fail much later, when its certificate expires or its knowledge is old.
+//! Keeps going what a proxy cannot do without: a task that a defect ends is started again, because a proxy that serves on
+//! without it would fail much later, when its certificate expires or its knowledge is old, or let nobody in.
 //!
 //! Whoever starts a task gives what makes one attempt at it; what must outlast an attempt is owned by that maker. Tasks
-//! that run for ever say so in their type, so here only panics are an end too early. Traffic has workers of its own and
-//! does not notice.
+//! that run for ever say so in their type, so here only panics are an end too early. Connections are no such tasks: a
+//! defect ends the one that meets it.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(15);
 /// An attempt that lasted this long was a good one: the pauses begin anew.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// A task of the control thread.
+/// A task of the proxy's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Obtains and renews the certificate.
@@ -38,11 +38,13 @@ pub enum Task {
     Readiness,
     /// Answers the workload's questions for names.
     Dns,
+    /// Lets connections in; one for each door of a worker, and one for what it is handed by others.
+    Accept,
 }
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Identity,
         Self::Storage,
         Self::Discovery,
@@ -50,6 +52,7 @@ impl Task {
         Self::Diagnostics,
         Self::Readiness,
         Self::Dns,
+        Self::Accept,
     ];
 
     /// As logs and metrics call it.
@@ -63,6 +66,7 @@ impl Task {
             Self::Diagnostics => "diagnostics",
             Self::Readiness => "readiness",
             Self::Dns => "dns",
+            Self::Accept => "accept",
         }
     }
 }

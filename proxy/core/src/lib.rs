@@ -12,6 +12,7 @@ pub mod entropy;
 pub mod fault;
 pub mod fields;
 pub mod h1;
+pub mod handover;
 pub mod hash;
 pub mod identity;
 pub mod intercept;

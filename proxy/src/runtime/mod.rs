@@ -1,11 +1,16 @@
 //! The process as a runtime: workers, and how they end.
 
+mod accept;
 pub mod drain;
 pub mod expiry;
+mod handover;
+mod loads;
 mod start;
 pub mod worker;
 
 #[cfg(test)]
 mod tests;
 
-pub use start::{Door, Listening, Setup, Workers, start};
+pub use accept::Door;
+pub use loads::Loads;
+pub use start::{Listening, Setup, Workers, start};

@@ -5,69 +5,27 @@
 //! same for the workload's own door, and each worker waits for its connections, until the deadline. Then the thread ends
 //! and what is left is closed.
 
-use std::cell::Cell;
-use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU16;
-use std::panic::AssertUnwindSafe;
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use tokio::net::TcpStream;
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
-use tokio::task::{LocalSet, spawn_local};
-use weft_core::model::{AppProtocol, InboundMode, ServiceKey};
+use tokio::task::spawn_local;
 
+use super::accept::{Door, Hall, keep_accepting, keep_taking};
 use super::drain::{DrainSignal, DrainTrigger, drain};
+use super::handover::{Inbox, Member, inboxes};
 use super::worker::{Shared, Worker};
-use crate::boxed::boxed;
-use crate::site::Site;
-use crate::telemetry::{AccessLog, Counter, Direction, Gauge, Hub, Telemetry};
-use crate::{inbound, net, outbound};
-
-/// When descriptors run out a worker rests this long instead of spinning.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A listener that lets nobody else in is closed when nothing has come for this long: handshakes that had begun need one
-/// round trip. Clients that are kept out try again after a second, so waiting costs them nothing.
-const LAST_QUIET: Duration = Duration::from_millis(300);
+use crate::supervise::Supervisor;
+use crate::telemetry::{AccessLog, Hub, Telemetry};
 
 /// How often a stopping worker looks whether its connections have ended.
 const STOP_POLL: Duration = Duration::from_millis(5);
-
-/// What a listener's connections are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Door {
-    /// Captured, going out.
-    Outbound,
-    /// Captured, coming in.
-    Inbound,
-    /// For one service, from outside the mesh; `None`: its first port.
-    Gateway(ServiceKey, Option<NonZeroU16>),
-    /// For one service, from a local client.
-    Service(ServiceKey, NonZeroU16),
-    /// For one local address, from the mesh.
-    Local {
-        /// Where the application listens.
-        address: SocketAddr,
-        /// What it speaks.
-        protocol: AppProtocol,
-        /// Whether plaintext is accepted.
-        mode: InboundMode,
-    },
-}
-
-impl Door {
-    /// Whether its connections are the local workload's own.
-    const fn is_egress(&self) -> bool {
-        matches!(self, Self::Outbound | Self::Service(..))
-    }
-}
 
 /// One listener, bound once for each worker.
 #[derive(Debug)]
@@ -93,6 +51,8 @@ pub struct Setup {
     pub log: Option<AccessLog>,
     /// Name of this instance in records.
     pub instance_id: Arc<str>,
+    /// Starts what accepts again where a defect ends it.
+    pub supervisor: Supervisor,
 }
 
 /// The running threads.
@@ -117,10 +77,15 @@ pub fn start(setup: Setup) -> io::Result<Workers> {
     let mut threads = Vec::with_capacity(setup.workers);
     let mut listeners: Vec<_> =
         setup.listeners.into_iter().map(|listening| (listening.door, listening.sockets.into_iter())).collect();
-    for index in 0..setup.workers {
+    let (ways, inboxes) = inboxes(setup.workers);
+    let (say, heard) = mpsc::channel();
+    for (index, inbox) in inboxes.into_iter().enumerate() {
         let sockets: Vec<_> =
             listeners.iter_mut().filter_map(|(door, sockets)| Some((door.clone(), sockets.next()?))).collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let member = {
+            let (ways, loads) = (Arc::clone(&ways), Arc::clone(&setup.shared.loads));
+            move |runtime| Member::new(index, ways, loads, runtime)
+        };
         let seed = Seed {
             shared: Arc::clone(&setup.shared),
             hub: setup.hub.clone(),
@@ -129,12 +94,28 @@ pub fn start(setup: Setup) -> io::Result<Workers> {
             drain: signal.clone(),
             egress_drain: egress_signal.clone(),
             stopping: stopping.clone(),
+            supervisor: setup.supervisor.clone(),
+            inbox,
         };
+        let say = say.clone();
         let run = move || {
-            let local = LocalSet::new();
-            runtime.block_on(local.run_until(work(seed, sockets)));
+            // A runtime for tasks of one thread is made on it.
+            match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => {
+                    drop(say);
+                    let member = member(runtime.handle().metrics());
+                    runtime.block_on(work(seed, member, sockets));
+                }
+                // Nobody listens any more where another thread could not be made.
+                Err(error) => say.send(error).unwrap_or_default(),
+            }
         };
         threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
+    }
+    drop(say);
+    // Ends when each runtime is there, or is not.
+    if let Some(error) = heard.iter().next() {
+        return Err(error);
     }
     Ok(Workers { drain: trigger, egress_drain: egress_trigger, stop, threads, log: setup.log })
 }
@@ -176,22 +157,21 @@ struct Seed {
     drain: DrainSignal,
     egress_drain: DrainSignal,
     stopping: watch::Receiver<Option<Duration>>,
+    supervisor: Supervisor,
+    inbox: Inbox,
 }
 
-async fn work(seed: Seed, sockets: Vec<(Door, TcpListener)>) {
-    let Seed { shared, hub, log, instance_id, drain, egress_drain, mut stopping } = seed;
+async fn work(seed: Seed, member: Member, sockets: Vec<(Door, TcpListener)>) {
+    let Seed { shared, hub, log, instance_id, drain, egress_drain, mut stopping, supervisor, inbox } = seed;
     let telemetry = Telemetry::new(&hub, log.as_ref(), &instance_id, shared.clock);
     let worker = Rc::new(Worker::new(shared, telemetry, drain.here(), egress_drain.here()));
-    let open = Rc::new(Cell::new(0_usize));
     let stalls = worker.stalls.clone();
     spawn_local(async move { stalls.keep_looking().await });
-    let mut accepting = Vec::new();
+    let hall = Rc::new(Hall { worker, member, supervisor, stopping: stopping.clone() });
+    let mut accepting = vec![spawn_local(keep_taking(Rc::clone(&hall), inbox))];
     for (door, socket) in sockets {
         match tokio::net::TcpListener::from_std(socket) {
-            Ok(listener) => {
-                let task = accept_loop(Rc::clone(&worker), listener, door, Rc::clone(&open), stopping.clone());
-                accepting.push(spawn_local(task));
-            }
+            Ok(listener) => accepting.push(spawn_local(keep_accepting(Rc::clone(&hall), listener, door))),
             Err(error) => tracing::error!(%error, "listener cannot be used"),
         }
     }
@@ -202,152 +182,11 @@ async fn work(seed: Seed, sockets: Vec<(Door, TcpListener)>) {
                 tracing::error!("an accept loop panicked");
             }
         }
-        while open.get() > 0 {
+        while hall.member.open() > 0 {
             tokio::time::sleep(STOP_POLL).await;
         }
     };
     if tokio::time::timeout(grace, ended).await.is_err() {
-        tracing::warn!(connections = open.get(), "connections cut at the drain deadline");
-    }
-}
-
-async fn accept_loop(
-    worker: Rc<Worker>,
-    listener: tokio::net::TcpListener,
-    door: Door,
-    open: Rc<Cell<usize>>,
-    mut stopping: watch::Receiver<Option<Duration>>,
-) {
-    let is_shut = Cell::new(false);
-    let pause = async || {
-        worker.telemetry.count(Counter::AcceptPaused);
-        tokio::time::sleep(ACCEPT_PAUSE).await;
-    };
-    let accept = async || match listener.accept().await {
-        Ok((socket, _)) if is_shut.get() && net::admit(&socket).is_err() => net::reset(socket),
-        Ok((socket, from)) => begin(&worker, &door, &open, socket, from),
-        Err(error) => {
-            tracing::debug!(%error, "cannot accept");
-            pause().await;
-        }
-    };
-    let accepting = async {
-        loop {
-            // Whoever comes now waits in the listener's queue until somebody leaves.
-            if worker.shared.admission.has_descriptors(door.is_egress()) {
-                accept().await;
-            } else {
-                pause().await;
-            }
-        }
-    };
-    tokio::select! {
-        () = accepting => {}
-        () = worker.drain.draining(), if !door.is_egress() => {}
-        _ = stopping.wait_for(Option::is_some) => {}
-    }
-    match net::shut(&listener) {
-        Ok(()) => is_shut.set(true),
-        Err(error) => tracing::warn!(%error, "connections that begin while the door closes may be reset"),
-    }
-    while tokio::time::timeout(LAST_QUIET, accept()).await.is_ok() {}
-}
-
-fn begin(worker: &Rc<Worker>, door: &Door, open: &Rc<Cell<usize>>, socket: TcpStream, from: SocketAddr) {
-    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-    let Some(admitted) = worker.shared.admission.admit(from.ip()) else {
-        worker.telemetry.count(Counter::ConnectionsRefused);
-        return net::reset(socket);
-    };
-    let watched = worker.stalls.watch(&socket);
-    let open = Held::new(worker, open, door.is_egress());
-    let (worker, door) = (Rc::clone(worker), door.clone());
-    // Boxed, because the runtime moves what it runs several times.
-    spawn_local(boxed(move || {
-        let serving = contained(Rc::clone(&worker), from, serve(worker, door, socket, from));
-        serving.map(move |()| drop((watched, admitted, open)))
-    }));
-}
-
-/// Serves one connection. A panic ends it alone; its socket is closed and what it held is given back.
-///
-/// No async function: awaiting a future inside another one would hold room for it twice.
-pub(super) fn contained(
-    worker: Rc<Worker>,
-    from: SocketAddr,
-    serving: impl Future<Output = ()>,
-) -> impl Future<Output = ()> {
-    AssertUnwindSafe(serving).catch_unwind().map(move |ended| {
-        if ended.is_err() {
-            worker.telemetry.count(Counter::ConnectionPanicked);
-            tracing::error!(%from, "a connection was ended by a defect of this proxy; please report it");
-        }
-    })
-}
-
-async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAddr) {
-    match door {
-        Door::Outbound => outbound::serve(worker, socket, from).await,
-        Door::Inbound => inbound::serve(worker, socket, from).await,
-        Door::Gateway(service, port) => {
-            let connection = outbound::open(&worker, from, Direction::Gateway);
-            let stream = crate::io::Stream::plain(socket);
-            outbound::serve_to(worker, connection, stream, Site::Service(service, port)).await;
-        }
-        Door::Service(service, port) => {
-            let connection = outbound::open(&worker, from, Direction::Outbound);
-            let stream = crate::io::Stream::plain(socket);
-            outbound::serve_to(worker, connection, stream, Site::Service(service, Some(port))).await;
-        }
-        Door::Local { address, protocol, mode } => {
-            let connection = outbound::open(&worker, from, Direction::Inbound);
-            inbound::serve_to(worker, connection, socket, address, protocol, mode).await;
-        }
-    }
-}
-
-/// Counts one open connection, here and in the metrics.
-struct Held {
-    worker: Rc<Worker>,
-    open: Rc<Cell<usize>>,
-    egress: bool,
-}
-
-impl Held {
-    fn new(worker: &Rc<Worker>, open: &Rc<Cell<usize>>, egress: bool) -> Self {
-        open.set(open.get() + 1);
-        worker.telemetry.gauge(Gauge::DownstreamConnections, 1);
-        let held = Self { worker: Rc::clone(worker), open: Rc::clone(open), egress };
-        held.shared().fetch_add(1, Ordering::Relaxed);
-        held
-    }
-
-    fn shared(&self) -> &AtomicUsize {
-        let open = &self.worker.shared.open;
-        if self.egress { &open.egress } else { &open.ingress }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.open.set(self.open.get().saturating_sub(1));
-        self.shared().fetch_sub(1, Ordering::Relaxed);
-        self.worker.telemetry.gauge(Gauge::DownstreamConnections, -1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn size<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    /// Thousands of connections wait for their next request: what they hold then is what they cost.
-    #[test]
-    fn a_connection_that_waits_holds_little() {
-        let size = size(serve);
-        assert!(size <= 2304, "{size} bytes for what every connection is");
+        tracing::warn!(connections = hall.member.open(), "connections cut at the drain deadline");
     }
 }

@@ -1,5 +1,7 @@
 //! Two proxies over loopback, as in static mode: what an application says reaches the other application, or is refused.
 
+mod spread;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -22,14 +24,15 @@ use weft_core::model::{
 use weft_core::reuse::PoolLimits;
 use weft_core::snapshot::{Snapshot, apply};
 
+use super::accept::contained;
 use super::drain::drain;
-use super::start::contained;
-use super::worker::{InboundRules, OpenConnections, Shared, Timeouts, Worker};
-use super::{Door, Listening, Setup, Workers, start};
+use super::worker::{InboundRules, Shared, Timeouts, Worker};
+use super::{Door, Listening, Loads, Setup, Workers, start};
 use crate::clock::Clock;
 use crate::feed::Resolver;
 use crate::identity::Identity;
 use crate::net::{self, Admission};
+use crate::supervise::Supervisor;
 use crate::telemetry::{AccessLog, Counter, Hub, LogTarget, Telemetry};
 use crate::tls::tests::{Authority, CART, WEB};
 
@@ -41,6 +44,7 @@ struct Proxy {
     workers: Workers,
     address: SocketAddr,
     hub: Hub,
+    loads: Arc<Loads>,
 }
 
 impl Proxy {
@@ -49,18 +53,26 @@ impl Proxy {
     }
 
     fn start_with(door: Door, shared: Shared, log: Option<AccessLog>) -> Self {
-        let hub = Hub::new();
-        let sockets = net::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        Self::of_workers(1, door, shared, log)
+    }
+
+    /// All connections come to the door of the first worker, as the kernel's hash may have it: the others' are elsewhere.
+    fn of_workers(workers: usize, door: Door, shared: Shared, log: Option<AccessLog>) -> Self {
+        let (hub, supervisor) = (Hub::new(), Supervisor::default());
+        let sockets: Vec<_> =
+            (0..workers).flat_map(|_| net::listen("127.0.0.1:0".parse().unwrap(), 1).unwrap()).collect();
         let address = sockets[0].local_addr().unwrap();
+        let loads = Arc::new(Loads::new(workers));
         let setup = Setup {
-            workers: 1,
+            workers,
             listeners: vec![Listening { door, sockets }],
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared { loads: Arc::clone(&loads), ..shared }),
             hub: hub.clone(),
             log,
             instance_id: "test".into(),
+            supervisor,
         };
-        Self { workers: start(setup).unwrap(), address, hub }
+        Self { workers: start(setup).unwrap(), address, hub, loads }
     }
 
     const fn address(&self) -> SocketAddr {
@@ -87,7 +99,7 @@ fn shared(snapshot: Snapshot, identity: Option<Arc<Identity>>) -> Shared {
         workers: 1,
         pool: PoolLimits::default(),
         inbound: InboundRules::default(),
-        open: OpenConnections::default(),
+        loads: Arc::new(Loads::new(1)),
         admission: Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_MAX)),
         timeouts: Timeouts::default(),
         clock: Clock::start(),
@@ -466,21 +478,31 @@ async fn what_races_with_a_close_is_sent_again_only_if_it_may_be() {
     }
 }
 
-#[tokio::test]
-async fn http2_keeps_its_trailers() {
+/// Answers each gRPC call with one message and its trailers.
+async fn h2_app() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (a, _b) = mesh(listener.local_addr().unwrap(), AppProtocol::H2c, CART);
+    let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        let (socket, _) = listener.accept().await.unwrap();
-        let mut connection = h2::server::handshake(socket).await.unwrap();
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            assert!(request.headers().contains_key("x-weft-client-id"));
-            let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-            let mut body = respond.send_response(head, false).unwrap();
-            body.send_data(Bytes::from_static(b"message"), false).unwrap();
-            body.send_trailers([("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect()).unwrap();
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    assert!(request.headers().contains_key("x-weft-client-id"));
+                    let head = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                    let mut body = respond.send_response(head, false).unwrap();
+                    body.send_data(Bytes::from_static(b"message"), false).unwrap();
+                    body.send_trailers([("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect())
+                        .unwrap();
+                }
+            });
         }
     });
+    address
+}
+
+#[tokio::test]
+async fn http2_keeps_its_trailers() {
+    let (a, _b) = mesh(h2_app().await, AppProtocol::H2c, CART);
     let (mut send, connection) = h2::client::handshake(a.client().await).await.unwrap();
     tokio::spawn(connection);
     for _ in 0..5 {

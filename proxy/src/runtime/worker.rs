@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
@@ -15,6 +14,7 @@ use weft_core::time::Moment;
 
 use super::drain::Draining;
 use super::expiry::Expiries;
+use super::loads::Loads;
 use crate::application::Application;
 use crate::clock::Clock;
 use crate::feed::Resolver;
@@ -67,15 +67,6 @@ pub struct InboundRules {
     pub protocols: HashMap<u16, AppProtocol>,
 }
 
-/// How many connections are open, apart for the two halves of a drain.
-#[derive(Debug, Default)]
-pub struct OpenConnections {
-    /// Toward the local workload, or through a gateway.
-    pub ingress: AtomicUsize,
-    /// The workload's own.
-    pub egress: AtomicUsize,
-}
-
 /// What all workers see.
 #[derive(Debug)]
 pub struct Shared {
@@ -93,8 +84,8 @@ pub struct Shared {
     pub inbound: InboundRules,
     /// Bounds on connections.
     pub admission: Arc<Admission>,
-    /// Connections open now, over all workers.
-    pub open: OpenConnections,
+    /// What each worker carries; of as many workers as are started.
+    pub loads: Arc<Loads>,
     /// Time limits.
     pub timeouts: Timeouts,
     /// The local application, as deliveries find it.

@@ -63,6 +63,7 @@ closed_set!(
         ServerFirst = "weft_server_first_total", "connections on which the server spoke first";
         LateClient = "weft_detection_late_clients_total", "clients that spoke first only after their silence had been taken for waiting";
         HeadRefused = "weft_heads_refused_total", "request heads refused as malformed or too large";
+        HandedOver = "weft_handovers_total", "new connections that a crowded worker passed to another before reading from them";
         ConnectionPanicked = "weft_connection_panics_total", "connections ended by a defect of the proxy";
     }
 );

@@ -48,8 +48,14 @@ pub const PANICS: Metric =
 pub const TASK_RESTARTS: Metric = metric(
     "weft_task_restarts_total",
     "counter",
-    "tasks beside the traffic that a defect ended and that were started again",
+    "tasks other than connections that a defect ended and that were started again",
 );
+/// Open connections by worker.
+pub const WORKER_CONNECTIONS: Metric =
+    metric("weft_worker_connections", "gauge", "open connections from downstream at each worker");
+/// Work by worker.
+pub const WORKER_BUSY: Metric =
+    metric("weft_worker_busy_seconds_total", "counter", "time in which each worker did not wait for something to do");
 /// Questions to the resolver, by what became of them.
 pub const DNS_QUERIES: Metric = metric(
     "weft_dns_queries_total",
