@@ -14,7 +14,7 @@ use crate::net;
 use crate::pool::{Checkout, Link, LinkKey, Opened, Shelf, Slot};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{Counter, Side};
-use crate::tls::MeshPeer;
+use crate::tls::{MeshPeer, TlsError};
 
 /// A fresh connection upstream.
 #[derive(Debug)]
@@ -58,6 +58,9 @@ pub async fn dial(worker: &Worker, key: &LinkKey, alpn: MeshAlpn) -> Result<Link
         }
         Err(error) => {
             worker.telemetry.count(Counter::UpstreamHandshakeFailed);
+            if matches!(error, TlsError::Busy) {
+                worker.telemetry.count(Counter::HandshakeShed);
+            }
             tracing::debug!(%error, address = %key.address, "mesh handshake failed");
             Err(error.upstream_fault())
         }

@@ -23,6 +23,7 @@ use crate::peek::{Peeked, peek};
 use crate::runtime::worker::Worker;
 use crate::site::Site;
 use crate::telemetry::{Counter, Direction, Side};
+use crate::tls::TlsError;
 
 /// Serves one captured inbound connection to its end.
 pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
@@ -149,6 +150,9 @@ async fn shake_hands(
         }
         Err(error) => {
             worker.telemetry.count(Counter::DownstreamHandshakeFailed);
+            if matches!(error, TlsError::Busy) {
+                worker.telemetry.count(Counter::HandshakeShed);
+            }
             tracing::info!(%error, from = %connection.downstream, "mesh handshake refused");
             let end = crate::tcp::RelayEnd { fault: Some(error.downstream_fault()), ..Default::default() };
             crate::exchange::record_connection(worker, connection, &Upstream::default(), Some("tls"), end);

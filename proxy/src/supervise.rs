@@ -40,11 +40,13 @@ pub enum Task {
     Dns,
     /// Lets connections in; one for each door of a worker, and one for what it is handed by others.
     Accept,
+    /// Gives the handshakes of a worker their turns.
+    Handshakes,
 }
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Identity,
         Self::Storage,
         Self::Discovery,
@@ -53,6 +55,7 @@ impl Task {
         Self::Readiness,
         Self::Dns,
         Self::Accept,
+        Self::Handshakes,
     ];
 
     /// As logs and metrics call it.
@@ -67,6 +70,7 @@ impl Task {
             Self::Readiness => "readiness",
             Self::Dns => "dns",
             Self::Accept => "accept",
+            Self::Handshakes => "handshakes",
         }
     }
 }

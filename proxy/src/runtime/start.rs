@@ -21,7 +21,7 @@ use super::accept::{Door, Hall, keep_accepting, keep_taking};
 use super::drain::{DrainSignal, DrainTrigger, drain};
 use super::handover::{Inbox, Member, inboxes};
 use super::worker::{Shared, Worker};
-use crate::supervise::Supervisor;
+use crate::supervise::{Supervisor, Task};
 use crate::telemetry::{AccessLog, Hub, Telemetry};
 
 /// How often a stopping worker looks whether its connections have ended.
@@ -167,6 +167,8 @@ async fn work(seed: Seed, member: Member, sockets: Vec<(Door, TcpListener)>) {
     let worker = Rc::new(Worker::new(shared, telemetry, drain.here(), egress_drain.here()));
     let stalls = worker.stalls.clone();
     spawn_local(async move { stalls.keep_looking().await });
+    let (turns, keeper) = (Rc::clone(&worker.turns), supervisor.clone());
+    spawn_local(async move { match keeper.keep(Task::Handshakes, || turns.run()).await {} });
     let hall = Rc::new(Hall { worker, member, supervisor, stopping: stopping.clone() });
     let mut accepting = vec![spawn_local(keep_taking(Rc::clone(&hall), inbox))];
     for (door, socket) in sockets {

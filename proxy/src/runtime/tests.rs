@@ -268,7 +268,12 @@ async fn without_links(identity: Arc<Identity>) -> (SocketAddr, mpsc::UnboundedR
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (accepted, spoken) = mpsc::unbounded_channel();
-    let acceptor = crate::tls::Acceptor::new(tokio::sync::watch::channel(Some(identity)).1, Clock::start(), PATIENCE);
+    let acceptor = crate::tls::Acceptor::new(
+        tokio::sync::watch::channel(Some(identity)).1,
+        Clock::start(),
+        PATIENCE,
+        Rc::default(),
+    );
     tokio::task::spawn_local(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let (mut tls, peer) = acceptor.accept(socket, b"").await.unwrap();
@@ -427,7 +432,7 @@ async fn a_servers_greeting_never_overtakes_the_handshake() {
     let door = Door::Local { address: app, protocol: AppProtocol::Detect, mode: InboundMode::Permissive };
     let b = Proxy::start(door, Snapshot::empty(), Some(authority.identity(CART, &[CART], 600)));
     let own = tokio::sync::watch::channel(Some(authority.identity(WEB, &[WEB], 600))).1;
-    let connector = crate::tls::Connector::new(own, Clock::start(), PATIENCE);
+    let connector = crate::tls::Connector::new(own, Clock::start(), PATIENCE, Rc::default());
     let expected = SpiffeId::parse(CART).unwrap();
     for number in 0..3 {
         let socket = b.client().await;

@@ -25,7 +25,7 @@ use crate::peek::FirstBytes;
 use crate::pool::Pools;
 use crate::tcp::Reserve;
 use crate::telemetry::Telemetry;
-use crate::tls::{Acceptor, Connector};
+use crate::tls::{Acceptor, Connector, Turns};
 
 /// Time limits of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,8 @@ pub struct Worker {
     pub acceptor: Acceptor,
     /// Begins mesh handshakes.
     pub connector: Connector,
+    /// Whose turn it is to take a step of a handshake.
+    pub turns: Rc<Turns>,
     /// Idle upstream connections.
     pub pools: Rc<Pools>,
     /// Its sockets, looked at for peers that do not read.
@@ -131,9 +133,11 @@ impl Worker {
     #[must_use]
     pub fn new(shared: Arc<Shared>, telemetry: Telemetry, drain: Draining, egress_drain: Draining) -> Self {
         let (identity, clock, within) = (&shared.identity, shared.clock, shared.timeouts.handshake);
+        let turns = Rc::new(Turns::default());
         Self {
-            acceptor: Acceptor::new(identity.clone(), clock, within),
-            connector: Connector::new(identity.clone(), clock, within),
+            acceptor: Acceptor::new(identity.clone(), clock, within, Rc::clone(&turns)),
+            connector: Connector::new(identity.clone(), clock, within, Rc::clone(&turns)),
+            turns,
             pools: Rc::new(Pools::new(clock, shared.pool)),
             stalls: Stalls::default(),
             expiries: Rc::default(),

@@ -54,6 +54,7 @@ closed_set!(
         Passthrough = "weft_passthrough_total", "connections passed through to destinations unknown to the mesh";
         DownstreamHandshakeFailed = "weft_downstream_handshake_failures_total", "mesh handshakes from downstream that failed";
         UpstreamHandshakeFailed = "weft_upstream_handshake_failures_total", "mesh handshakes to upstream that failed";
+        HandshakeShed = "weft_handshakes_shed_total", "mesh handshakes, either way, given up because too many waited before them";
         PoolReused = "weft_pool_reused_total", "requests sent on a connection that was open already";
         PoolOpened = "weft_pool_opened_total", "upstream connections opened";
         LinksShared = "weft_pool_links_total", "HTTP/1 links to other sidecars opened on connections that they share";

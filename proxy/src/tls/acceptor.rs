@@ -1,6 +1,8 @@
 //! The server side of mesh TLS, one per worker.
 
 use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 use weft_core::detect::MeshAlpn;
 
 use super::sessions::Sessions;
+use super::turns::{Line, Turns};
 use super::verify::{ClientOf, roots};
 use super::{MeshPeer, TlsError, judge, provider};
 use crate::clock::Clock;
@@ -23,14 +26,15 @@ pub struct Acceptor {
     identity: IdentityWatch,
     clock: Clock,
     timeout: Duration,
+    turns: Rc<Turns>,
     built: RefCell<Option<(Arc<Identity>, Arc<ServerConfig>)>>,
 }
 
 impl Acceptor {
-    /// `timeout` bounds one handshake.
+    /// `timeout` bounds one handshake, whose steps are taken in `turns`.
     #[must_use]
-    pub fn new(identity: IdentityWatch, clock: Clock, timeout: Duration) -> Self {
-        Self { identity, clock, timeout, built: RefCell::new(None) }
+    pub const fn new(identity: IdentityWatch, clock: Clock, timeout: Duration, turns: Rc<Turns>) -> Self {
+        Self { identity, clock, timeout, turns, built: RefCell::new(None) }
     }
 
     /// Answers the handshake whose first bytes are `hello` and whose rest comes from `socket`. Cancelling closes.
@@ -50,9 +54,11 @@ impl Acceptor {
                 }
             }
         };
-        let handshake = TlsAcceptor::from(config).accept_with(socket, feed);
-        let stream =
-            tokio::time::timeout(self.timeout, handshake).await.map_err(|_| TlsError::Timeout(self.timeout))??;
+        let stream = {
+            // The first step is taken where the handshake is made.
+            let handshake = pin!(async { TlsAcceptor::from(config).accept_with(socket, feed).await });
+            self.turns.pace(Line::Accepting, self.timeout, handshake).await?
+        };
         let peer = judge(stream.get_ref().1, self.clock.unix_seconds())?;
         Ok((stream, peer))
     }

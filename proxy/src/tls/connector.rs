@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tokio_rustls::client::TlsStream;
 use weft_core::detect::MeshAlpn;
 use weft_core::identity::spiffe::SpiffeId;
 
+use super::turns::{Line, Turns};
 use super::verify::{ServerIs, roots};
 use super::{MeshPeer, TlsError, judge, provider};
 use crate::clock::Clock;
@@ -33,6 +36,7 @@ pub struct Connector {
     identity: IdentityWatch,
     clock: Clock,
     timeout: Duration,
+    turns: Rc<Turns>,
     built: RefCell<Built>,
 }
 
@@ -43,10 +47,10 @@ struct Built {
 }
 
 impl Connector {
-    /// `timeout` bounds one handshake.
+    /// `timeout` bounds one handshake, whose steps are taken in `turns`.
     #[must_use]
-    pub fn new(identity: IdentityWatch, clock: Clock, timeout: Duration) -> Self {
-        Self { identity, clock, timeout, built: RefCell::default() }
+    pub fn new(identity: IdentityWatch, clock: Clock, timeout: Duration, turns: Rc<Turns>) -> Self {
+        Self { identity, clock, timeout, turns, built: RefCell::default() }
     }
 
     /// The identity that connections are opened with now.
@@ -69,9 +73,11 @@ impl Connector {
         // The name is the key of the session store and nothing else; verification is by SPIFFE ID, and an address is
         // not sent as SNI.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let handshake = TlsConnector::from(config).connect(name, socket);
-        let stream =
-            tokio::time::timeout(self.timeout, handshake).await.map_err(|_| TlsError::Timeout(self.timeout))??;
+        let stream = {
+            // The first step is taken where the handshake is made.
+            let handshake = pin!(async { TlsConnector::from(config).connect(name, socket).await });
+            self.turns.pace(Line::Dialling, self.timeout, handshake).await?
+        };
         let judged = judge(stream.get_ref().1, self.clock.unix_seconds()).and_then(|peer| {
             if peer.id == *expected {
                 Ok(peer)

@@ -8,6 +8,7 @@
 mod acceptor;
 mod connector;
 mod sessions;
+mod turns;
 mod verified;
 mod verify;
 
@@ -25,6 +26,7 @@ use weft_core::identity::spiffe::SpiffeId;
 
 pub use acceptor::Acceptor;
 pub use connector::Connector;
+pub use turns::Turns;
 pub(crate) use verify::{ServerIs, roots};
 
 use crate::identity::leaf::{Leaf, LeafError};
@@ -58,6 +60,9 @@ pub enum TlsError {
     /// The handshake did not finish in time.
     #[error("handshake took longer than {0:?}")]
     Timeout(std::time::Duration),
+    /// More handshakes than can be served waited before this one.
+    #[error("too many handshakes at once")]
+    Busy,
     /// The handshake failed.
     #[error("handshake failed: {0}")]
     Handshake(#[from] std::io::Error),
@@ -87,6 +92,7 @@ impl TlsError {
         match self {
             Self::NoIdentity | Self::Credentials(_) => FaultKind::NotReady,
             Self::Timeout(_) => FaultKind::ConnectTimeout,
+            Self::Busy => FaultKind::Overload,
             Self::Somebody { .. } => FaultKind::UpstreamIdentity,
             Self::Handshake(error) if verify::is_identity_error(error) => FaultKind::UpstreamIdentity,
             Self::Handshake(_) | Self::Peer(_) | Self::Alpn => FaultKind::UpstreamTls,
@@ -99,6 +105,7 @@ impl TlsError {
         match self {
             Self::NoIdentity | Self::Credentials(_) => FaultKind::NotReady,
             Self::Timeout(_) => FaultKind::DetectTimeout,
+            Self::Busy => FaultKind::Overload,
             Self::Somebody { .. } | Self::Peer(_) => FaultKind::DownstreamIdentity,
             Self::Handshake(error) if verify::is_identity_error(error) => FaultKind::DownstreamIdentity,
             Self::Handshake(_) | Self::Alpn => FaultKind::DownstreamTls,

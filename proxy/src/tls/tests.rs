@@ -81,8 +81,8 @@ impl Pair {
         let clock = Clock::start();
         let watch = |identity| watch::channel(Some(identity)).1;
         Self {
-            acceptor: Acceptor::new(watch(server), clock, PATIENCE),
-            connector: Connector::new(watch(client), clock, PATIENCE),
+            acceptor: Acceptor::new(watch(server), clock, PATIENCE, std::rc::Rc::default()),
+            connector: Connector::new(watch(client), clock, PATIENCE, std::rc::Rc::default()),
         }
     }
 
