@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 use weft_integration::raw::h2::H2Peer;
 use weft_integration::raw::h2_frame::Frame;
 use weft_integration::raw::h2_hpack::block;
-use weft_integration::raw::{DEADLINE, End, Wire, mesh_peer_as, shown};
+use weft_integration::raw::{DEADLINE, End, Plan, Wire, mesh_peer_as, shown};
 
-use super::lab::{BYSTANDER, HONEST, Lab, is_refusal, until};
+use super::lab::{BYSTANDER, HONEST, Lab, ONE_WORKER, is_refusal, until};
 use super::meter::{Before, Bystander, allow_descriptors};
 use super::server::Play;
 
@@ -244,4 +244,38 @@ async fn one_peer_with_slow_requests_does_not_starve_the_others() -> anyhow::Res
     })
     .await?;
     lab.serves_a_bystander().await
+}
+
+/// What a burst of connections with bodies made workers hold they give back soon after it, however many there are.
+#[tokio::test]
+async fn u8_bursts_leave_no_memory() -> anyhow::Result<()> {
+    // As many as one caller may have upstream.
+    const BURST: usize = 1000;
+    allow_descriptors(2 * BURST as u64 + 1000)?;
+    let head = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    let part = [&head[..], &[b'a'; 20_000]].concat();
+    for workers in ["1", "2"] {
+        let plan = Plan { arguments: &["--workers", workers], ..ONE_WORKER };
+        let mut lab = Lab::with(Vec::new(), plan).await?;
+        let before = Before::of(&mut lab).await?;
+        let bystander = Bystander::start(&lab).await;
+        let (mut burst, begun) = (Vec::new(), lab.server.connections());
+        while burst.len() < BURST {
+            burst.extend(crowd(&lab, 50, &part).await?);
+            until("the application has been asked", DEADLINE, || {
+                let asked = lab.server.connections() - begun;
+                if asked >= burst.len() { Ok(()) } else { Err(format!("{asked} connections")) }
+            })
+            .await?;
+        }
+        let peak = lab.outbound().memory_kib()?;
+        for wire in burst {
+            wire.reset()?;
+        }
+        bystander.end(&mut lab).await?;
+        before.is_back(&lab).await?;
+        eprintln!("{workers} workers: {peak} KiB, and then {} KiB", lab.outbound().memory_kib()?);
+        lab.serves_a_bystander().await?;
+    }
+    Ok(())
 }
