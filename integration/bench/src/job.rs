@@ -56,13 +56,15 @@ pub struct Job {
     pub favoured: bool,
     /// Connections at a time that there must be room for.
     pub connections: usize,
+    /// Threads that each proxy serves with.
+    pub workers: usize,
 }
 
 impl Job {
     /// One service with one endpoint.
     #[must_use]
     pub const fn new(shape: Shape, app: App) -> Self {
-        Self { shape, app, log: Log::Usual, services: 1, endpoints: 1, favoured: false, connections: 1024 }
+        Self { shape, app, log: Log::Usual, services: 1, endpoints: 1, favoured: false, connections: 1024, workers: 1 }
     }
 
     /// Addresses of the endpoints at `port`.

@@ -153,6 +153,13 @@ pub fn all() -> Vec<Scenario> {
         new("mesh-log-on", "mesh-http1, all keep access records", Job { log: Log::On, ..MESH }, Kind::Http1, 64),
         new("mesh-log-off", "mesh-http1, none keeps access records", Job { log: Log::Off, ..MESH }, Kind::Http1, 64),
         new("mesh-services", "mesh-http1, 10,000 services known", MESH_OF_MANY, Kind::Http1, 64),
+        new(
+            "mesh-two-workers",
+            "mesh-http1, two workers in each proxy, no processor of their own",
+            Job { workers: 2, ..MESH },
+            Kind::Http1,
+            64,
+        ),
         Scenario {
             place: Place::Namespaces,
             ..new("netns-http1", "mesh-http1 in namespaces, through iptables", MESH, Kind::Http1, 64)

@@ -19,7 +19,7 @@ use crate::peers::{Launch, Peer};
 use crate::process::Helper;
 use crate::scenario::{Place, Scenario};
 
-/// Where the proxies run, all of them: the first processor there is.
+/// Where proxies of one worker run, all of them: the first processor there is.
 pub const PROXY_CPU: usize = 0;
 /// Where client and backend run: the second.
 pub const LOAD_CPU: usize = 1;
@@ -78,7 +78,7 @@ impl Scene {
         let (mut entrance, mut running) = (backend, Vec::new());
         for launch in peer.launches(&scenario.job, &site)? {
             entrance = launch.listens;
-            running.push(start(launch, inside, directory)?);
+            running.push(start(launch, scenario, inside, directory)?);
         }
         Ok(Self {
             entrance,
@@ -122,7 +122,7 @@ impl Scene {
                 };
                 for launch in peer.launches(&scenario.job, &site)? {
                     let inside = namespaces.inside(launch.name == "first");
-                    running.push(start(launch, &inside, directory)?);
+                    running.push(start(launch, scenario, &inside, directory)?);
                 }
                 proxies.extend(running.iter().map(Proxy::id));
             }
@@ -200,13 +200,18 @@ impl Drop for Proxy {
     }
 }
 
-/// Starts a proxy, by way of `inside`, and waits until it listens.
-fn start(Launch { name, command, listens }: Launch, inside: &[String], directory: &Path) -> anyhow::Result<Proxy> {
+/// Starts a proxy, by way of `inside`, and waits until it listens. With several workers it has all processors.
+fn start(launch: Launch, scenario: &Scenario, inside: &[String], directory: &Path) -> anyhow::Result<Proxy> {
+    let Launch { name, command, listens } = launch;
     let log = |stream: &str| std::fs::File::create(directory.join(format!("{name}.{stream}")));
     let mut whole = inside.iter().map(OsStr::new).chain([command.get_program()]).chain(command.get_args());
     let mut started = Command::new(whole.next().context("no command")?);
     started.args(whole).stdin(Stdio::null()).stdout(log("out")?).stderr(log("log")?);
-    let child = on_cpu(PROXY_CPU, || Ok(started.spawn()?));
+    let child = if scenario.job.workers == 1 {
+        on_cpu(PROXY_CPU, || Ok(started.spawn()?))
+    } else {
+        started.spawn().map_err(anyhow::Error::from)
+    };
     let running = child
         .map(|child| Proxy(Running(child)))
         .with_context(|| format!("cannot start {}", command.get_program().display()))?;

@@ -12,7 +12,8 @@ const TYPES: &str = "type.googleapis.com/envoy.extensions";
 pub(super) fn command(post: &Post<'_>) -> anyhow::Result<Command> {
     let setup = post.write("json", &setup(post).to_string())?;
     let mut command = Command::new("envoy");
-    command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"]).arg(setup);
+    let workers = post.job.workers.to_string();
+    command.args(["--concurrency", &workers, "--disable-hot-restart", "--log-level", "warning", "-c"]).arg(setup);
     Ok(command)
 }
 

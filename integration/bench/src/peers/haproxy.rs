@@ -19,8 +19,9 @@ fn setup(post: &Post<'_>) -> anyhow::Result<String> {
     let tcp = job.app == App::Tcp;
     let h2 = matches!(job.app, App::H2 | App::Grpc);
     let mut text = format!(
-        "global\n  nbthread 1\n  maxconn {}\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
+        "global\n  nbthread {}\n  maxconn {}\n  ssl-default-bind-options ssl-min-ver TLSv1.3\n  \
          ssl-default-server-options ssl-min-ver TLSv1.3\n",
+        job.workers,
         job.connections + 1024
     );
     if post.log {

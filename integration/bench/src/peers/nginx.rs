@@ -26,8 +26,9 @@ fn setup(post: &Post<'_>) -> anyhow::Result<String> {
     // The worker must reach the files of whoever runs this.
     write!(
         text,
-        "user root;\ndaemon off;\nworker_processes 1;\npid {};\nerror_log {} warn;\n\
+        "user root;\ndaemon off;\nworker_processes {};\npid {};\nerror_log {} warn;\n\
          events {{ worker_connections {}; }}\n",
+        post.job.workers,
         post.file("pid").display(),
         post.file("error").display(),
         post.job.connections * 2 + 64,

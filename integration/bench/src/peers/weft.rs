@@ -16,7 +16,8 @@ pub(super) fn program() -> anyhow::Result<PathBuf> {
 pub(super) fn command(post: &Post<'_>) -> anyhow::Result<Command> {
     let setup = post.write("yaml", &yaml(post)?)?;
     let mut command = Command::new(program()?);
-    command.args(["run", "--workers", "1", "--status-listen", "127.0.0.1:0", "--static"]).arg(setup);
+    command.args(["run", "--workers", &post.job.workers.to_string(), "--status-listen", "127.0.0.1:0", "--static"]);
+    command.arg(setup);
     command.arg("--admin-socket").arg(post.file("sock")).arg("--access-log");
     command.arg(if post.log { post.file("access") } else { "off".into() });
     Ok(command)
