@@ -149,9 +149,14 @@ impl Drop for Pipe {
     }
 }
 
-/// Whether splicing failed because these sockets, or this system, do not know it. Nothing was moved then.
+/// Whether splicing failed because these sockets, or this system, do not know it, do not allow it (filters of system calls
+/// answer with EPERM) or have no memory for it. It says nothing of the peer then, and nothing was moved.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP))
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        code,
+        Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM | Errno::EACCES | Errno::ENOMEM)
+    )
 }
 
 const fn flags() -> SpliceFFlags {
@@ -238,6 +243,17 @@ mod tests {
         drop(near);
         far.readable().await.unwrap();
         assert_eq!(pipe.fill(&far).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_forbids_splicing_is_no_fault_of_a_peer() {
+        let check = |code: Errno, unsupported| assert_eq!(is_unsupported(&code.into()), unsupported, "{code}");
+        for code in [Errno::EINVAL, Errno::ENOSYS, Errno::EOPNOTSUPP, Errno::EPERM, Errno::EACCES, Errno::ENOMEM] {
+            check(code, true);
+        }
+        for code in [Errno::ECONNRESET, Errno::ETIMEDOUT, Errno::EPIPE, Errno::EHOSTUNREACH, Errno::EAGAIN] {
+            check(code, false);
+        }
     }
 
     #[test]
