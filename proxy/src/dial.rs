@@ -94,11 +94,11 @@ pub async fn dial_http1(
         Carrier::Shared => Box::pin(share(worker, key, shelf)).await?,
         Carrier::Own => None,
     };
-    if let Some((stream, Checkout { peer, life, expires, .. })) = shared {
+    if let Some((stream, Checkout { client, peer, life, expires, .. })) = shared {
         worker.telemetry.count(Counter::LinksShared);
         // What is spoken on it.
         let peer = peer.map(|peer| Rc::new(MeshPeer { alpn: MeshAlpn::Http1, ..MeshPeer::clone(&peer) }));
-        return Ok((H1Client::new(stream, limits), shelf.opened_shared(slot, (life, expires), peer)));
+        return Ok((H1Client::new(stream, limits), shelf.opened_shared(slot, client, (life, expires), peer)));
     }
     let Linked { stream, peer, expires } = dial(worker, key, MeshAlpn::Http1).await?;
     Ok((H1Client::new(stream, limits), shelf.opened(slot, expires, peer)))

@@ -222,7 +222,8 @@ pub fn place(limits: &PoolLimits, open: impl IntoIterator<Item = Multiplexed>, o
 }
 
 /// As [`place`], for an HTTP/1 link on a shared connection. Links last, so they are spread over connections early: one
-/// connection is served by one of the peer's `workers`.
+/// connection is served by one of the peer's `workers`. Nobody waits for a second one where there is room: whoever opens
+/// it does.
 #[must_use]
 pub fn place_link(
     limits: &PoolLimits,
@@ -232,7 +233,7 @@ pub fn place_link(
 ) -> Placement {
     let (least_loaded, count) = with_room(open, limits.streams_max);
     match least_loaded {
-        Some((_, links)) if links >= limits.links_max && count.saturating_add(opening) < workers => Placement::Open,
+        Some((_, links)) if links >= limits.links_max && opening == 0 && count < workers => Placement::Open,
         Some((index, _)) => Placement::On(index),
         None if may_open(limits, count, opening) => Placement::Open,
         None => Placement::Full,
@@ -444,7 +445,7 @@ mod tests {
         check(&[], 0, 1, Placement::Open);
         check(&[open(5)], 0, 4, Placement::On(0));
         check(&[open(6)], 0, 4, Placement::Open);
-        check(&[open(6)], 1, 2, Placement::On(0));
+        check(&[open(6)], 1, 4, Placement::On(0));
         check(&[open(6)], 0, 1, Placement::On(0));
         check(&[open(9), open(7)], 0, 2, Placement::On(1));
         check(&[open(9), open(5)], 0, 4, Placement::On(1));
@@ -511,7 +512,7 @@ mod tests {
             let room = |one: &Multiplexed| !one.closing && one.in_flight < one.peer_streams_max.min(10);
             match place_link(&limits, open.iter().copied(), opening, workers) {
                 Placement::On(index) => prop_assert!(open.get(index).is_some_and(room)),
-                Placement::Open if open.iter().any(room) => prop_assert!(open.len() + opening < workers),
+                Placement::Open if open.iter().any(room) => prop_assert!(opening == 0 && open.len() < workers),
                 Placement::Open => prop_assert!(may_open(&limits, open.len(), opening)),
                 Placement::Full => prop_assert!(!open.iter().any(room) && open.len() + opening >= 5),
             }

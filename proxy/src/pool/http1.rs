@@ -15,7 +15,7 @@ use weft_core::time::Moment;
 
 use crate::clock::{Clock, WallClock};
 use crate::entropy::ThreadEntropy;
-use crate::http::{H1Client, Home};
+use crate::http::{H1Client, H2Client, Home};
 use crate::tls::MeshPeer;
 
 use super::http2::{Lane, Streams};
@@ -67,7 +67,8 @@ pub enum Taken {
 pub struct Link {
     me: Weak<Self>,
     slot: Slot,
-    carrier: Carrier,
+    /// The connection that carries it, if it shares one.
+    on: Option<H2Client>,
     life: Life,
     /// Unix seconds after which the certificates it was opened with are expired.
     expires: i64,
@@ -80,6 +81,15 @@ impl Link {
     /// An exchange of this use begins on it.
     pub fn begin(&self, used: InUse) {
         self.used.replace(Some(used));
+    }
+
+    const fn carrier(&self) -> Carrier {
+        if self.on.is_some() { Carrier::Shared } else { Carrier::Own }
+    }
+
+    /// Its connection has said that it ends: an idle link on it may be ending just now.
+    fn is_leaving(&self) -> bool {
+        self.on.as_ref().is_some_and(|on| !on.is_usable())
     }
 }
 
@@ -160,7 +170,8 @@ impl Shelf {
                 in_use: self.in_use.get().saturating_sub(1),
                 idle_own: !fresh && !self.idle_own.borrow().is_empty(),
                 idle_shared: !fresh && !self.idle_shared.borrow().is_empty(),
-                may_share: mesh && self.sharing.get().is_possible(now),
+                // Where no other may be opened, those of the other sort are better than none.
+                may_share: mesh && self.sharing.get().is_possible(now) && may_open(&self.limits, self.open.get(), 0),
             };
             let carrier = match next_link(&self.limits, links) {
                 NextLink::Open(carrier) => return (Taken::Open(carrier), stale),
@@ -168,14 +179,14 @@ impl Shelf {
             };
             let Some(Idle { client, since, link }) = self.idle(carrier).borrow_mut().pop_back() else { continue };
             let reuse = may_reuse(&self.limits, &self.server.borrow(), link.life, since, now);
-            if reuse != Reuse::Yes || self.wall.unix_seconds(now) >= link.expires {
+            if reuse != Reuse::Yes || self.wall.unix_seconds(now) >= link.expires || link.is_leaving() {
                 continue;
             }
             if client.is_quiet() {
                 return (Taken::Idle(client, link), stale);
             }
             stale += 1;
-            self.server.borrow_mut().closed_after(now.since(since).saturating_sub(SWEEP), now);
+            self.closed_after(carrier, since, now);
         }
     }
 
@@ -223,17 +234,23 @@ impl Shelf {
     #[must_use]
     pub fn opened(&self, slot: Slot, expires: i64, peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
         let life = Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy);
-        Self::link(slot, Carrier::Own, (life, expires), peer)
+        Self::link(slot, None, (life, expires), peer)
     }
 
     /// A link opened now on a shared connection, whose life and certificates are its own.
     #[must_use]
-    pub fn opened_shared(&self, slot: Slot, (life, expires): (Life, i64), peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
-        Self::link(slot, Carrier::Shared, (life, expires), peer)
+    pub fn opened_shared(
+        &self,
+        slot: Slot,
+        on: H2Client,
+        (life, expires): (Life, i64),
+        peer: Option<Rc<MeshPeer>>,
+    ) -> Rc<Link> {
+        Self::link(slot, Some(on), (life, expires), peer)
     }
 
-    fn link(slot: Slot, carrier: Carrier, (life, expires): (Life, i64), peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
-        Rc::new_cyclic(|me| Link { me: Weak::clone(me), slot, carrier, life, expires, peer, used: RefCell::default() })
+    fn link(slot: Slot, on: Option<H2Client>, (life, expires): (Life, i64), peer: Option<Rc<MeshPeer>>) -> Rc<Link> {
+        Rc::new_cyclic(|me| Link { me: Weak::clone(me), slot, on, life, expires, peer, used: RefCell::default() })
     }
 
     const fn idle(&self, carrier: Carrier) -> &RefCell<VecDeque<Idle>> {
@@ -253,7 +270,7 @@ impl Shelf {
         if link.life.is_over(now) {
             return;
         }
-        let carrier = link.carrier;
+        let carrier = link.carrier();
         self.idle(carrier).borrow_mut().push_back(Idle { client, since: now, link });
         self.evict(carrier, now);
         if !self.sweeping.replace(true)
@@ -281,6 +298,14 @@ impl Shelf {
         drop(evicted);
     }
 
+    /// One that was idle has ended. Shared ones end with their connection, all at once and for whatever reason: that says
+    /// nothing of how long the server keeps idle ones.
+    fn closed_after(&self, carrier: Carrier, since: Moment, now: Moment) {
+        if carrier == Carrier::Own {
+            self.server.borrow_mut().closed_after(now.since(since).saturating_sub(SWEEP), now);
+        }
+    }
+
     /// Closes what the server has closed, so that no descriptor waits for a request to notice.
     fn drop_ended(&self, carrier: Carrier) {
         let now = self.clock.now();
@@ -288,7 +313,7 @@ impl Shelf {
         let kept = kept.into_iter().filter(|idle| {
             let quiet = idle.client.is_quiet();
             if !quiet {
-                self.server.borrow_mut().closed_after(now.since(idle.since).saturating_sub(SWEEP), now);
+                self.closed_after(carrier, idle.since, now);
             }
             quiet
         });

@@ -104,7 +104,16 @@ impl Lane {
     /// A connection with room for one more stream, where there is one.
     #[must_use]
     pub fn open(&self) -> Option<Checkout> {
-        match self.place() {
+        self.placed(self.workers.get())
+    }
+
+    /// As [`Self::open`], however many streams the others have: where no other connection can be had.
+    fn any(&self) -> Option<Checkout> {
+        self.placed(1)
+    }
+
+    fn placed(&self, workers: usize) -> Option<Checkout> {
+        match self.place(workers) {
             Placement::On(index) => self.on(index),
             Placement::Open | Placement::Full => None,
         }
@@ -113,7 +122,8 @@ impl Lane {
     /// As [`Self::open`]; opens one by `connect` where there is none. Cancelling is safe.
     ///
     /// # Errors
-    /// The fault of `connect`; `Overload` when every connection is full and no more may be opened.
+    /// The fault of `connect` where no other connection has room; `Overload` when every connection is full and no more may
+    /// be opened.
     pub async fn checkout<F>(&self, connect: impl FnOnce() -> F) -> Result<Checkout, FaultKind>
     where
         F: Future<Output = Result<Opened, FaultKind>>,
@@ -124,7 +134,7 @@ impl Lane {
         let (failures, _) = self.failed.get();
         let _door = self.door.lock().await;
         // Somebody may have opened one while this request waited at the door.
-        match self.place() {
+        match self.place(self.workers.get()) {
             Placement::On(index) => {
                 if let Some(checkout) = self.on(index) {
                     return Ok(checkout);
@@ -136,15 +146,19 @@ impl Lane {
         if let (count, fault) = self.failed.get()
             && count != failures
         {
-            return Err(fault);
+            return self.any().ok_or(fault);
         }
         let opening = Opening::begin(&self.opening);
         let opened = connect().await;
         drop(opening);
-        let Opened { client, peer, expires } = opened.inspect_err(|fault| {
-            let (count, _) = self.failed.get();
-            self.failed.set((count + 1, *fault));
-        })?;
+        let Opened { client, peer, expires } = match opened {
+            Ok(opened) => opened,
+            Err(fault) => {
+                let (count, _) = self.failed.get();
+                self.failed.set((count + 1, fault));
+                return self.any().ok_or(fault);
+            }
+        };
         let life = Life::begin(&self.limits, self.clock.now(), &mut ThreadEntropy);
         self.open.borrow_mut().push(Open { client: client.clone(), peer: peer.clone(), life, expires });
         Ok(Checkout { client, peer, life, expires, reused: false })
@@ -156,8 +170,9 @@ impl Lane {
         Some(Checkout { client, peer, life, expires, reused: true })
     }
 
-    /// Where the next request goes. Connections that take no more streams are let go; their streams go on.
-    fn place(&self) -> Placement {
+    /// Where the next request goes, for a far end of so many workers. Connections that take no more streams are let go;
+    /// their streams go on.
+    fn place(&self, workers: usize) -> Placement {
         let (now, unix) = (self.clock.now(), self.clock.unix_seconds());
         let mut open = self.open.borrow_mut();
         open.retain(|open| open.client.is_usable() && !open.life.is_over(now) && unix < open.expires);
@@ -168,7 +183,7 @@ impl Lane {
         });
         match self.streams {
             Streams::Requests => place(&self.limits, seen, self.opening.get()),
-            Streams::Links => place_link(&self.limits, seen, self.opening.get(), self.workers.get()),
+            Streams::Links => place_link(&self.limits, seen, self.opening.get(), workers),
         }
     }
 }

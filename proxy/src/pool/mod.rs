@@ -6,6 +6,8 @@
 
 mod http1;
 mod http2;
+#[cfg(test)]
+mod links_tests;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
