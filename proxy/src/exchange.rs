@@ -198,7 +198,7 @@ impl Exchange {
         let mut record = AccessRecord::new(Kind::Request, self.connection.direction, self.started, now);
         describe_peer(&mut record, &self.worker, &self.connection, &self.upstream);
         if let Some((id, span)) = &self.ids {
-            record.request_id = Some(id.as_str());
+            record.request_id = Some(id);
             (record.trace_id, record.span_id, record.parent_span_id) = (Some(span.trace), Some(span.id), span.parent);
         }
         record.method = Some(self.method.as_str());

@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::Method;
 use weft_core::balance::{self, InFlight, Outcome};
 use weft_core::fault::{FaultKind, Origin};
-use weft_core::message::{RequestHead, Version};
+use weft_core::message::Version;
 use weft_core::model::AppProtocol;
 use weft_core::share::Caller;
 use weft_core::snapshot::{EndpointTarget, PortEntry};
@@ -21,7 +21,7 @@ use weft_core::time::Moment;
 use crate::dial::{dial_http1, dial_http2};
 use crate::entropy::ThreadEntropy;
 use crate::exchange::{Exchange, Upstream};
-use crate::http::{Body, Interim, Request, Response, SendError};
+use crate::http::{Interim, Request, Response, SendError};
 use crate::pool::{LinkKey, Taken};
 use crate::runtime::worker::Worker;
 use crate::telemetry::Counter;
@@ -223,15 +223,13 @@ enum Again {
 }
 
 impl Failed {
-    /// `spare`: the head of a request that may be sent once more on a fresh connection.
-    fn of(error: SendError, request: &mut Request, spare: Option<RequestHead>) -> Self {
+    /// `spare`: the request has no body and may be sent once more on a fresh connection. Its head is still there, and
+    /// what made it fit to be sent does nothing to it a second time.
+    fn of(error: SendError, spare: bool) -> Self {
         let again = match (error.whole, spare) {
-            (true, None) => Again::Elsewhere,
-            (true, Some(_)) => Again::Fresh,
-            (false, Some(head)) if error.fault == FaultKind::UpstreamReset => {
-                *request = Request { head, body: Body::Empty };
-                Again::Fresh
-            }
+            (true, false) => Again::Elsewhere,
+            (true, true) => Again::Fresh,
+            (false, true) if error.fault == FaultKind::UpstreamReset => Again::Fresh,
             // Not where the client itself broke the body off.
             (false, _) if error.unsent && error.fault.appearance().origin == Origin::Upstream => Again::ByClient,
             (false, _) => Again::Never,
@@ -292,7 +290,7 @@ async fn attempt_http1(
     link.begin(used);
     let peer = link.peer.clone();
     let sent = Some(if reused { now } else { worker.now() });
-    let spare = (reused && request.body.is_end() && is_idempotent(&request.head.method)).then(|| request.head.clone());
+    let spare = reused && request.body.is_end() && is_idempotent(&request.head.method);
     if request.head.version == Version::Http10 && request.head.host().is_none() {
         // HTTP/1.1 upstream needs a Host; the destination is all that is known.
         request.head.authority = Some(key.address.to_string().into());
@@ -310,7 +308,7 @@ async fn attempt_http1(
             // Untouched on a stale connection: the endpoint is not to blame, so it is tried again on a fresh one.
             let failed = match error {
                 SendError { fault, whole: true, .. } if reused => Failed { fault, again: Again::Fresh },
-                error => Failed::of(error, request, spare),
+                error => Failed::of(error, spare),
             };
             Attempt { peer, sent, ended: None, outcome: Err(failed) }
         }
@@ -336,7 +334,7 @@ async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: &mut Request
     let outcome = checkout.client.send(request, interim).await.map_err(|error| match error {
         // GOAWAY or a closed connection that this request never got onto.
         SendError { fault, whole: true, .. } if checkout.reused => Failed { fault, again: Again::Fresh },
-        error => Failed::of(error, request, None),
+        error => Failed::of(error, false),
     });
     Attempt { peer: checkout.peer, sent, ended: None, outcome }
 }

@@ -14,7 +14,7 @@ use weft_core::message::{RequestHead, ResponseHead, Version};
 use weft_core::propagate::forwarded::{Edge, note_origin};
 use weft_core::propagate::hop_by_hop::{Upgrade, strip_request, strip_response};
 use weft_core::propagate::peer::{drop_between_proxies, drop_client_identity, set_client_identity};
-use weft_core::propagate::request_id::{RequestId, Trust, ensure};
+use weft_core::propagate::request_id::{RequestId, Trust, ensure, say};
 use weft_core::propagate::trace::{Sampling, Span, propagate};
 
 use crate::boxed::boxed;
@@ -166,7 +166,7 @@ impl Handler for HttpPath {
             if self.connection.direction == Direction::Gateway
                 && let Some((id, _)) = &exchange.ids
             {
-                response.head.fields.set(Known::RequestId, id.as_bytes());
+                say(&mut response.head.fields, id);
             }
             if !response.refused {
                 exchange.status = Some(response.head.status);

@@ -12,11 +12,12 @@
 //! but for the names of those that others decide by ([`Known`]); the rest belongs to the modules that do.
 
 mod known;
+mod spare;
 
 use std::fmt;
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 pub(crate) use known::Names;
 pub use known::{Known, Wanted};
@@ -67,14 +68,13 @@ const CRLF: &[u8] = b"\r\n";
 
 /// Where fields lie in a buffer that a parser still borrows; see [`Fields::from_received`].
 #[derive(Debug)]
-pub(crate) struct FieldSpans {
-    entries: Vec<Entry>,
-    names: Names,
-}
+pub(crate) struct FieldSpans(Held);
 
 impl FieldSpans {
     pub(crate) fn with_capacity(fields: usize) -> Self {
-        Self { entries: Vec::with_capacity(fields + ADDED_FIELDS), names: Names::default() }
+        let mut held = spare::take();
+        held.entries.reserve(fields + ADDED_FIELDS);
+        Self(held)
     }
 
     /// Adds a field whose validated name, at `name_at`, and value are slices of `buffer`. `known`: what [`Known::of`] says
@@ -97,8 +97,8 @@ impl FieldSpans {
     #[inline]
     fn add(&mut self, known: Option<Known>, text: &[u8], (name, value): (Range<usize>, Range<usize>), line: bool) {
         if let (Some(name), Some(value)) = (Span::received(name), Span::received(value)) {
-            self.names.add(known, text);
-            self.entries.push(Entry { name, value, known, line });
+            self.0.names.add(known, text);
+            self.0.entries.push(Entry { name, value, known, line });
         }
     }
 }
@@ -108,13 +108,44 @@ impl FieldSpans {
 /// Lookups ignore ASCII case in names (RFC 9110 section 5.1); iteration yields names as they were written. Sizes are
 /// bounded by the parser's limits for received fields; added ones are bounded by what the proxy itself adds. A field
 /// that would make either buffer pass 2 GiB is not added.
-#[derive(Clone, Default)]
-pub struct Fields {
+///
+/// It is one pointer, because heads are handed from layer to layer, and what it points to comes from the worker's spare
+/// ones ([`spare`]).
+#[derive(Default)]
+pub struct Fields(Option<Held>);
+
+/// What a list holds, in one place that stays where it is.
+type Held = Box<Content>;
+
+#[derive(Debug)]
+struct Content {
     received: Bytes,
     added: Vec<u8>,
     entries: Vec<Entry>,
     /// At least the names of the entries.
     names: Names,
+}
+
+static EMPTY: Content = Content::new();
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        if let Some(held) = self.0.take() {
+            spare::give_back(held);
+        }
+    }
+}
+
+impl Clone for Fields {
+    fn clone(&self) -> Self {
+        let Some(held) = &self.0 else { return Self(None) };
+        let mut copy = spare::take();
+        copy.received.clone_from(&held.received);
+        copy.added.extend_from_slice(&held.added);
+        copy.entries.extend_from_slice(&held.entries);
+        copy.names = held.names;
+        Self(Some(copy))
+    }
 }
 
 impl Fields {
@@ -126,65 +157,76 @@ impl Fields {
 
     /// The fields that a parser found in `received`, which must be the buffer the spans were taken from.
     pub(crate) fn from_received(received: Bytes, spans: FieldSpans) -> Self {
-        Self { received, added: Vec::new(), entries: spans.entries, names: spans.names }
+        let mut held = spans.0;
+        held.received = received;
+        Self(Some(held))
+    }
+
+    fn held(&self) -> &Content {
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+
+    fn held_mut(&mut self) -> &mut Content {
+        self.0.get_or_insert_with(spare::take)
     }
 
     /// Number of fields, duplicates included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.held().entries.len()
     }
 
     /// Whether the list has no field.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.held().entries.is_empty()
     }
 
     /// Bytes the fields take on an HTTP/1 wire: name, `": "`, value and CRLF of each.
     #[must_use]
     pub fn wire_len(&self) -> usize {
-        self.entries.iter().map(|e| e.name.len as usize + e.value.len as usize + 4).sum()
+        self.held().entries.iter().map(|e| e.name.len as usize + e.value.len as usize + 4).sum()
     }
 
     /// Never less than [`Self::wire_len`], and known without looking at the fields.
     pub(crate) fn wire_len_max(&self) -> usize {
-        self.received.len() + self.added.len() + (COLON.len() + CRLF.len()) * self.entries.len()
+        let held = self.held();
+        held.received.len() + held.added.len() + (COLON.len() + CRLF.len()) * held.entries.len()
     }
 
     /// Appends all fields as lines to `out`.
     pub(crate) fn write_lines(&self, out: &mut BytesMut) {
         // Lines that follow each other in one buffer are copied together; positions carry the tag of their buffer.
         let (mut start, mut end) = (0, 0);
-        for entry in &self.entries {
+        for entry in &self.held().entries {
             if entry.line && entry.name.start == end {
                 end = entry.line_end();
                 continue;
             }
-            out.put_slice(self.between(start, end));
+            out.extend_from_slice(self.between(start, end));
             if entry.line {
                 (start, end) = (entry.name.start, entry.line_end());
             } else {
                 (start, end) = (0, 0);
-                out.put_slice(self.bytes(entry.name));
-                out.put_slice(COLON);
-                out.put_slice(self.bytes(entry.value));
-                out.put_slice(CRLF);
+                out.extend_from_slice(self.bytes(entry.name));
+                out.extend_from_slice(COLON);
+                out.extend_from_slice(self.bytes(entry.value));
+                out.extend_from_slice(CRLF);
             }
         }
-        out.put_slice(self.between(start, end));
+        out.extend_from_slice(self.between(start, end));
     }
 
     /// All fields in order, as `(name, value)` with the name as written and the value without outer whitespace.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + ExactSizeIterator + Clone {
-        self.entries.iter().map(|e| (self.bytes(e.name), self.bytes(e.value)))
+        self.held().entries.iter().map(|e| (self.bytes(e.name), self.bytes(e.value)))
     }
 
     /// As [`Self::iter`], but values can outlive the list: received ones share its buffer, added ones a copy of theirs.
     pub fn iter_shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
-        let added = Bytes::copy_from_slice(&self.added);
-        self.entries.iter().map(move |e| {
-            let buffer = if e.value.start & ADDED == 0 { &self.received } else { &added };
+        let added = Bytes::copy_from_slice(&self.held().added);
+        self.held().entries.iter().map(move |e| {
+            let buffer = if e.value.start & ADDED == 0 { &self.held().received } else { &added };
             let start = (e.value.start & !ADDED) as usize;
             // In range as in `resolve`.
             let end = buffer.len().min(start + e.value.len as usize);
@@ -238,8 +280,8 @@ impl Fields {
 
     /// Whether a field may have one of these names. False is certain; true is not, after fields were removed.
     #[inline]
-    pub(crate) const fn may_have(&self, names: Names) -> bool {
-        self.names.meets(names)
+    pub(crate) fn may_have(&self, names: Names) -> bool {
+        self.held().names.meets(names)
     }
 
     /// Adds a field at the end and keeps others of the same name.
@@ -248,18 +290,20 @@ impl Fields {
     /// whitespace is cut, and a field whose name is not a token is not added.
     pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let name = name.as_ref();
-        if let Some(entry) = self.store(Known::of(name), name, value.as_ref()) {
-            self.entries.push(entry);
+        let held = self.held_mut();
+        if let Some(entry) = held.store(Known::of(name), name, value.as_ref()) {
+            held.entries.push(entry);
         }
     }
 
     /// As [`Self::append`] for a value that `write` appends to what it is given, and which begins and ends with a visible
     /// character and has no control character.
     pub(crate) fn append_with(&mut self, name: Known, write: impl FnOnce(&mut Vec<u8>)) {
-        if let Some(entry) = self.store_line(Some(name), name.as_ref(), write) {
-            let value = self.bytes(entry.value);
+        let held = self.held_mut();
+        if let Some(entry) = held.store_line(Some(name), name.as_ref(), write) {
+            let value = held.bytes(entry.value);
             debug_assert!(!has_control(value) && trim_ows(value) == value, "{value:?} is no value");
-            self.entries.push(entry);
+            held.entries.push(entry);
         }
     }
 
@@ -269,7 +313,7 @@ impl Fields {
         match self.candidates(wanted).iter().position(|e| self.is_named(e, wanted)) {
             None => self.append_with(name, write),
             Some(first) => {
-                if let Some(value) = self.store_with(write) {
+                if let Some(value) = self.held_mut().store_with(write) {
                     self.replace(first, wanted, value);
                 }
             }
@@ -279,8 +323,9 @@ impl Fields {
     /// As [`Self::append`], but puts the field first. RFC 9110 section 7.2 wants `Host` there.
     pub fn prepend(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let name = name.as_ref();
-        if let Some(entry) = self.store(Known::of(name), name, value.as_ref()) {
-            self.entries.insert(0, entry);
+        let held = self.held_mut();
+        if let Some(entry) = held.store(Known::of(name), name, value.as_ref()) {
+            held.entries.insert(0, entry);
         }
     }
 
@@ -289,44 +334,48 @@ impl Fields {
     pub fn set<'a>(&mut self, name: impl Into<Wanted<'a>>, value: impl AsRef<[u8]>) {
         let (name, value) = (name.into(), value.as_ref());
         let Some(first) = self.candidates(name).iter().position(|e| self.is_named(e, name)) else {
-            if let Some(entry) = self.store(name.known, name.text.as_bytes(), value) {
-                self.entries.push(entry);
+            let held = self.held_mut();
+            if let Some(entry) = held.store(name.known, name.text.as_bytes(), value) {
+                held.entries.push(entry);
             }
             return;
         };
-        if let Some(value) = self.store_value(value) {
+        if let Some(value) = self.held_mut().store_value(value) {
             self.replace(first, name, value);
         }
     }
 
     /// Removes every field with this name and says how many there were.
     pub fn remove<'a>(&mut self, name: impl Into<Wanted<'a>>) -> usize {
-        let (name, before) = (name.into(), self.entries.len());
+        let (name, before) = (name.into(), self.held().entries.len());
         match name.known {
             Some(known) => self.remove_all(Names::of(&[known])),
             None if self.contains(name) => self.retain(|n, _| !n.eq_ignore_ascii_case(name.text.as_bytes())),
             None => {}
         }
-        before - self.entries.len()
+        before - self.held().entries.len()
     }
 
     /// Removes every field with one of these known names.
     pub(crate) fn remove_all(&mut self, names: Names) {
         if self.may_have(names) {
-            self.entries.retain(|e| e.known.is_none_or(|known| !names.meets(Names::of(&[known]))));
-            self.names.drop(names);
+            let held = self.held_mut();
+            held.entries.retain(|e| e.known.is_none_or(|known| !names.meets(Names::of(&[known]))));
+            held.names.drop(names);
         }
     }
 
     /// Keeps the fields for which `keep(name, value)` is true, in order.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
-        let (received, added) = (&self.received, &self.added);
-        self.entries.retain(|e| keep(resolve(received, added, e.name), resolve(received, added, e.value)));
+        if let Some(held) = &mut self.0 {
+            let (received, added) = (&held.received, &held.added);
+            held.entries.retain(|e| keep(resolve(received, added, e.name), resolve(received, added, e.value)));
+        }
     }
 
     /// Gives the entry at `first` another value and drops the others of its name.
     fn replace(&mut self, first: usize, name: Wanted<'_>, value: Span) {
-        if let Some(entry) = self.entries.get_mut(first) {
+        if let Some(entry) = self.held_mut().entries.get_mut(first) {
             (entry.value, entry.line) = (value, false);
         }
         let mut index = 0;
@@ -345,8 +394,8 @@ impl Fields {
     #[inline]
     fn candidates(&self, name: Wanted<'_>) -> &[Entry] {
         match name.known {
-            Some(known) if !self.names.meets(Names::of(&[known])) => &[],
-            _ => &self.entries,
+            Some(known) if !self.held().names.meets(Names::of(&[known])) => &[],
+            _ => &self.held().entries,
         }
     }
 
@@ -362,7 +411,7 @@ impl Fields {
     }
 
     fn bytes(&self, span: Span) -> &[u8] {
-        resolve(&self.received, &self.added, span)
+        self.held().bytes(span)
     }
 
     /// Bytes from one tagged position to another in the same buffer.
@@ -372,7 +421,17 @@ impl Fields {
 
     fn shared(&self, span: Span) -> Bytes {
         let bytes = self.bytes(span);
-        if span.start & ADDED == 0 { self.received.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) }
+        if span.start & ADDED == 0 { self.held().received.slice_ref(bytes) } else { Bytes::copy_from_slice(bytes) }
+    }
+}
+
+impl Content {
+    const fn new() -> Self {
+        Self { received: Bytes::new(), added: Vec::new(), entries: Vec::new(), names: Names::NONE }
+    }
+
+    fn bytes(&self, span: Span) -> &[u8] {
+        resolve(&self.received, &self.added, span)
     }
 
     /// `known`: what [`Known::of`] says of the name.
@@ -491,8 +550,24 @@ const TOKEN: &ByteSet = &ByteSet::alphanumeric_and(b"!#$%&'*+-.^_`|~");
 
 /// Whether a value holds a byte that no value may hold: a control character other than HTAB.
 pub(crate) fn has_control(value: &[u8]) -> bool {
-    // No early exit, so that the compiler vectorises the loop.
-    value.iter().fold(false, |bad, b| bad | is_control(*b))
+    match value.last_chunk() {
+        // HTAB looks like one from afar. The last eight bytes overlap with those before.
+        Some(last) if value.as_chunks().0.iter().all(|word| is_visible_word(*word)) && is_visible_word(*last) => false,
+        _ => value.iter().any(|byte| is_control(*byte)),
+    }
+}
+
+/// Whether none of eight bytes is a control character, HTAB included (after Mycroft: a byte of a word is zero exactly if
+/// subtracting one borrows).
+const fn is_visible_word(word: [u8; 8]) -> bool {
+    const fn all(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    const fn borrows(word: u64, less: u8) -> u64 {
+        word.wrapping_sub(all(less)) & !word
+    }
+    let word = u64::from_ne_bytes(word);
+    (borrows(word, b' ') | borrows(word ^ all(0x7f), 1)) & all(0x80) == 0
 }
 
 const fn is_control(byte: u8) -> bool {

@@ -6,7 +6,6 @@
 //! gets something, and who holds more than his part gets no more until he has given back. Only after a dozen callers who
 //! take all they can is nothing left.
 
-use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
@@ -43,6 +42,9 @@ pub const fn may_take(most: usize, all: usize, own: usize) -> bool {
 /// What each caller holds.
 #[derive(Debug, Default)]
 pub struct Shares {
+    /// The last one who took, and what he holds: most often he is the next as well.
+    last: Option<(Rc<Caller>, usize)>,
+    /// The others who hold something.
     held: Map<Rc<Caller>, usize>,
     all: usize,
 }
@@ -50,23 +52,42 @@ pub struct Shares {
 impl Shares {
     /// One more for this caller, of `most` for all; false when he gets none.
     pub fn take(&mut self, caller: &Rc<Caller>, most: usize) -> bool {
-        match self.held.entry(Rc::clone(caller)) {
-            Entry::Occupied(mut own) if may_take(most, self.all, *own.get()) => *own.get_mut() += 1,
-            Entry::Vacant(own) if may_take(most, self.all, 0) => drop(own.insert(1)),
-            Entry::Occupied(_) | Entry::Vacant(_) => return false,
+        let all = self.all;
+        let own = self.turn_to(caller);
+        if !may_take(most, all, *own) {
+            return false;
         }
+        *own += 1;
         self.all += 1;
         true
     }
 
+    /// Makes him the last one, and leads to what he holds.
+    fn turn_to(&mut self, caller: &Rc<Caller>) -> &mut usize {
+        if self.last.as_ref().is_none_or(|(last, _)| last != caller) {
+            let own = self.held.remove(caller).unwrap_or_default();
+            if let Some((before, held)) = self.last.replace((Rc::clone(caller), own))
+                && held > 0
+            {
+                self.held.insert(before, held);
+            }
+        }
+        &mut self.last.get_or_insert_with(|| (Rc::clone(caller), 0)).1
+    }
+
     /// This caller gives one back that he took.
     pub fn give_back(&mut self, caller: &Caller) {
-        let Some(own) = self.held.get_mut(caller) else { return };
-        *own -= 1;
-        self.all -= 1;
-        if *own == 0 {
-            self.held.remove(caller);
+        match &mut self.last {
+            Some((last, own)) if **last == *caller && *own > 0 => *own -= 1,
+            _ => {
+                let Some(own) = self.held.get_mut(caller) else { return };
+                *own -= 1;
+                if *own == 0 {
+                    self.held.remove(caller);
+                }
+            }
         }
+        self.all -= 1;
     }
 }
 
@@ -126,7 +147,8 @@ mod tests {
                 prop_assert_eq!(shares.all, held.iter().sum::<usize>());
                 prop_assert!(shares.all <= most);
                 prop_assert!(held.iter().all(|own| *own <= most.div_ceil(2)));
-                prop_assert_eq!(shares.held.len(), held.iter().filter(|own| **own > 0).count());
+                let last = shares.last.iter().filter(|(_, own)| *own > 0).count();
+                prop_assert_eq!(shares.held.len() + last, held.iter().filter(|own| **own > 0).count());
             }
         }
     }

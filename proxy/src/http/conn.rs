@@ -73,6 +73,11 @@ impl Conn {
         }
     }
 
+    /// Bounds on heads and trailers.
+    pub(crate) const fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// Expects a body of this framing next.
     pub(crate) fn begin_body(&mut self, framing: BodyFraming) {
         self.decoder = BodyDecoder::new(framing, self.limits);
@@ -120,12 +125,17 @@ impl Conn {
 
     /// As [`Self::poll_fill`] for a connection with no message on it: while nothing comes it holds no buffers.
     pub(crate) fn poll_fill_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let silent = !self.eof && self.stream.as_ref().is_some_and(|stream| stream.poll_readable(cx).is_pending());
-        let polled = if silent { Poll::Pending } else { self.poll_fill(cx) };
+        let polled = self.poll_news(cx);
         if polled.is_pending() {
             self.release();
         }
         polled
+    }
+
+    /// As [`Self::poll_fill`] where most likely nothing has come, which is seen without a buffer.
+    pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let silent = !self.eof && self.stream.as_ref().is_some_and(|stream| stream.poll_readable(cx).is_pending());
+        if silent { Poll::Pending } else { self.poll_fill(cx) }
     }
 
     /// Gives unused memory back.
@@ -170,7 +180,7 @@ impl Conn {
             self.poll_ahead(cx);
             return Poll::Pending;
         }
-        self.poll_fill(cx)
+        self.poll_news(cx)
     }
 
     /// Keeps what comes meanwhile out of a connection that others share; what is read from here is not read any more for

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::task::unconstrained;
 use weft_core::fault::FaultKind;
+use weft_core::fields::Known;
 use weft_core::h1::{BodyEncoder, HeadFault, Limits, ResponseParser, encode_request_head, persistent};
 use weft_core::message::{Asked, BodyFraming, ParsedResponse, RequestHead};
 use weft_core::translate::request_for_h1;
@@ -36,14 +37,13 @@ pub trait Home: std::fmt::Debug {
 #[derive(Debug)]
 pub struct H1Client {
     conn: Shared,
-    limits: Limits,
 }
 
 impl H1Client {
     /// Takes over a fresh stream. The limits bound response heads and trailers.
     #[must_use]
     pub fn new(stream: Stream, limits: Limits) -> Self {
-        Self { conn: Rc::new(RefCell::new(Conn::new(stream, limits))), limits }
+        Self { conn: Rc::new(RefCell::new(Conn::new(stream, limits))) }
     }
 
     /// Whether the connection is still silent and open, as an idle one must be; costs one read that finds nothing. Looks
@@ -51,7 +51,7 @@ impl H1Client {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let mut conn = self.conn.borrow_mut();
-        let looking = pin!(unconstrained(poll_fn(|cx| conn.poll_fill_idle(cx))));
+        let looking = pin!(unconstrained(poll_fn(|cx| conn.poll_news(cx))));
         let silent = looking.poll(&mut Context::from_waker(Waker::noop())).is_pending();
         silent && conn.read.is_empty()
     }
@@ -83,14 +83,18 @@ impl H1Client {
             return Err(SendError { fault: FaultKind::BadRequest, unsent: true, whole: true });
         }
         let (body, bodiless) = (std::mem::take(body), framing.is_empty());
-        let written_before = self.conn.borrow().written();
+        let (written_before, limits) = {
+            let conn = self.conn.borrow();
+            (conn.written(), conn.limits())
+        };
         let mut exchange = Exchange {
             written_before,
             asked: Asked::by(head),
-            parser: ResponseParser::new(self.limits),
+            parser: ResponseParser::new(limits),
             pump: (!bodiless).then(|| Box::new(Pump { body, encoder: BodyEncoder::new(framing) })),
             write_failed: false,
             interims: 0,
+            waits: false,
             client: self,
         };
         match poll_fn(|cx| exchange.poll_head(cx, interim)).await {
@@ -106,7 +110,7 @@ impl H1Client {
 /// How the request's body is framed. A request without body keeps a `content-length: 0` it came with, and no other.
 fn request_framing(head: &RequestHead, body: &Body) -> BodyFraming {
     match body.framing() {
-        BodyFraming::None if head.fields.contains("content-length") => BodyFraming::Length(0),
+        BodyFraming::None if head.fields.contains(Known::ContentLength) => BodyFraming::Length(0),
         BodyFraming::UntilClose => BodyFraming::Chunked,
         framing @ (BodyFraming::None | BodyFraming::Length(_) | BodyFraming::Chunked) => framing,
     }
@@ -172,6 +176,8 @@ struct Exchange {
     written_before: u64,
     write_failed: bool,
     interims: u32,
+    /// An answer has been looked for.
+    waits: bool,
 }
 
 impl Exchange {
@@ -194,7 +200,9 @@ impl Exchange {
                 }
                 interim.send(parsed.head);
             }
-            match std::task::ready!(conn.poll_fill(cx)) {
+            // No answer is as fast as the request is sent.
+            let news = if std::mem::replace(&mut self.waits, true) { conn.poll_fill(cx) } else { conn.poll_news(cx) };
+            match std::task::ready!(news) {
                 Ok(0) | Err(_) => return Poll::Ready(Err(FaultKind::UpstreamReset)),
                 Ok(_) => {}
             }
@@ -224,7 +232,6 @@ impl Exchange {
         }
         let mut body = H1ResponseBody {
             conn: self.client.conn,
-            limits: self.client.limits,
             framing,
             pump: self.pump,
             write_failed: self.write_failed,
@@ -279,7 +286,6 @@ const fn response_fault(fault: HeadFault) -> FaultKind {
 /// Body of a response on an HTTP/1 connection, with what is left of its request.
 pub struct H1ResponseBody {
     conn: Shared,
-    limits: Limits,
     framing: BodyFraming,
     pump: Option<Box<Pump>>,
     write_failed: bool,
@@ -354,7 +360,7 @@ impl H1ResponseBody {
 
     fn go_home(&mut self) {
         if let Some(home) = self.home.take() {
-            home.give_back(H1Client { conn: Rc::clone(&self.conn), limits: self.limits }, self.at_once);
+            home.give_back(H1Client { conn: Rc::clone(&self.conn) }, self.at_once);
         }
     }
 

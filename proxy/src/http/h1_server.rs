@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use ::http::Method;
 use tokio::time::{Instant, sleep, timeout};
 use weft_core::fault::FaultKind;
+use weft_core::fields::Known;
 use weft_core::h1::{BodyEncoder, BodyFault, HeadFault, RequestParser, encode_response_head};
 use weft_core::message::{BodyFraming, ParsedRequest, RequestHead, ResponseHead, Version};
 use weft_core::translate::response_for_h1;
@@ -370,7 +371,7 @@ impl<H: Handler, D: Future<Output = ()>> Server<'_, H, D> {
         asked.keep
             && body_comes
             && framing != BodyFraming::UntilClose
-            && !head.fields.has_token("connection", "close")
+            && !head.fields.has_token(Known::Connection, "close")
             && !self.standby.is_draining()
     }
 
@@ -534,8 +535,8 @@ fn response_framing(head: &ResponseHead, body: &Body, asked: &Asked, tunnel: boo
 
 fn say_persistence(head: &mut ResponseHead, keep: bool, version: Version, tunnel: bool) {
     if tunnel {
-        head.fields.remove("content-length");
-        if head.status == 101 && !head.fields.has_token("connection", "upgrade") {
+        head.fields.remove(Known::ContentLength);
+        if head.status == 101 && !head.fields.has_token(Known::Connection, "upgrade") {
             head.fields.set("Connection", "Upgrade");
         }
     } else if !keep {

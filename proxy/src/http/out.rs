@@ -110,6 +110,11 @@ impl Out {
             }
             self.queue.pop_front();
         }
-        self.tail.advance(written.min(self.tail.len()));
+        if written < self.tail.len() {
+            self.tail.advance(written);
+        } else {
+            // Not stepped over: it is given back whole.
+            self.tail.clear();
+        }
     }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::model::ServiceKey;
+use weft_core::propagate::request_id::RequestId;
 use weft_core::propagate::trace::{SpanId, TraceId};
 
 use super::record::{AccessRecord, Direction, Kind};
@@ -79,7 +80,7 @@ impl Lines {
         let opening =
             self.openings.iter().find(|(kind, direction, _)| (*kind, *direction) == (record.kind, record.direction));
         out.extend_from_slice(opening.map(|(.., text)| &text[..]).unwrap_or_default());
-        text!(out, "request_id", record.request_id, push_str);
+        text!(out, "request_id", record.request_id, push_request_id);
         text!(out, "trace_id", record.trace_id, push_trace);
         text!(out, "span_id", record.span_id, push_span);
         text!(out, "parent_span_id", record.parent_span_id, push_span);
@@ -151,6 +152,11 @@ fn push_raw(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
+fn push_request_id(out: &mut Vec<u8>, id: &RequestId) {
+    // Of letters, digits and marks that JSON takes as they are.
+    out.extend_from_slice(id.as_bytes());
+}
+
 fn push_trace(out: &mut Vec<u8>, id: TraceId) {
     id.push_to(out);
 }
@@ -179,15 +185,28 @@ fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
     let SocketAddr::V4(address) = address else {
         return out.extend_from_slice(address.to_string().as_bytes());
     };
-    let mut digits = itoa::Buffer::new();
-    for (index, octet) in address.ip().octets().into_iter().enumerate() {
-        if index > 0 {
-            out.push(b'.');
-        }
-        out.extend_from_slice(digits.format(octet).as_bytes());
+    out.reserve("255.255.255.255:65535".len());
+    for octet in address.ip().octets() {
+        push_digits(out, octet.into());
+        out.push(b'.');
     }
+    // Where another full stop would be.
+    out.pop();
     out.push(b':');
-    out.extend_from_slice(digits.format(address.port()).as_bytes());
+    push_digits(out, address.port());
+}
+
+/// Without a buffer in between: an address has five numbers.
+fn push_digits(out: &mut Vec<u8>, number: u16) {
+    for unit in [10_000, 1_000, 100, 10].into_iter().filter(|unit| number >= *unit) {
+        out.push(digit(number / unit % 10));
+    }
+    out.push(digit(number % 10));
+}
+
+/// Of a number below ten.
+fn digit(number: u16) -> u8 {
+    b'0' + u8::try_from(number).unwrap_or_default()
 }
 
 /// Whether JSON takes these bytes as they are: ASCII without control characters, quotation marks and backslashes.
@@ -196,7 +215,10 @@ fn is_plain(bytes: &[u8]) -> bool {
     match bytes.last_chunk() {
         // The last eight bytes overlap with those before, which costs less than looking at up to seven one by one.
         Some(last) => bytes.as_chunks().0.iter().all(|word| is_plain_word(*word)) && is_plain_word(*last),
-        None => !bytes.iter().any(special),
+        None => match (bytes.first_chunk(), bytes.last_chunk()) {
+            (Some([a, b, c, d]), Some([e, f, g, h])) => is_plain_word([*a, *b, *c, *d, *e, *f, *g, *h]),
+            _ => !bytes.iter().any(special),
+        },
     }
 }
 
@@ -288,13 +310,24 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_written_as_the_formatter_does() {
+        for address in
+            ["0.0.0.0:0", "9.10.99.100:7", "255.199.200.1:65535", "127.0.0.1:10000", "10.0.0.1:8080", "[::]:1"]
+        {
+            let mut out = Vec::new();
+            push_address(&mut out, address.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), address);
+        }
+    }
+
+    #[test]
     fn every_member_has_its_form() {
         let id = |account| SpiffeId::parse(&format!("spiffe://cluster.local/ns/shop/sa/{account}")).unwrap();
-        let (peer, own) = (id("cart"), id("web"));
+        let (peer, own, request_id) = (id("cart"), id("web"), RequestId::parse(b"a-1").unwrap());
         let service = ServiceKey { namespace: "shop".into(), name: "cart".into() };
         let moment = |us: u64| Moment::from_nanos(us * 1000);
         let record = AccessRecord {
-            request_id: Some("a-1"),
+            request_id: Some(&request_id),
             trace_id: TraceId::parse(b"00000000000000000000000000000abc"),
             span_id: SpanId::parse(b"00000000000000ff"),
             parent_span_id: SpanId::parse(b"0100000000000000"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::model::ServiceKey;
+use weft_core::propagate::request_id::RequestId;
 use weft_core::propagate::trace::{SpanId, TraceId};
 use weft_core::time::Moment;
 
@@ -66,7 +67,7 @@ pub struct AccessRecord<'a> {
     /// When it ended.
     pub finished: Moment,
     /// `x-request-id`.
-    pub request_id: Option<&'a str>,
+    pub request_id: Option<&'a RequestId>,
     /// Trace id, lower-case hex as on the wire.
     pub trace_id: Option<TraceId>,
     /// This hop's span id.

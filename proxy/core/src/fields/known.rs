@@ -149,6 +149,8 @@ impl<'a> From<&'a String> for Wanted<'a> {
 pub(crate) struct Names(u64);
 
 impl Names {
+    pub(super) const NONE: Self = Self(0);
+
     /// Names that may be of a family by which proxies speak to each other, or pass for one: see [`of_proxies`].
     pub(crate) const OF_PROXIES: Self = Self(1 << 63);
 

@@ -26,10 +26,10 @@ pub fn encode_request_head(head: &RequestHead, out: &mut BytesMut) -> Result<(),
     }
     let method = head.method.as_str().as_bytes();
     out.reserve(method.len() + head.target.len() + 14 + head.fields.wire_len_max() + BODY_ROOM);
-    out.put_slice(method);
+    out.extend_from_slice(method);
     out.put_u8(b' ');
-    out.put_slice(&head.target);
-    out.put_slice(match head.version {
+    out.extend_from_slice(&head.target);
+    out.extend_from_slice(match head.version {
         Version::Http10 => b" HTTP/1.0\r\n",
         Version::Http11 | Version::Http2 => b" HTTP/1.1\r\n",
     });
@@ -43,16 +43,30 @@ pub fn encode_response_head(head: &ResponseHead, out: &mut BytesMut) {
     out.reserve(reason.len() + 17 + head.fields.wire_len_max() + BODY_ROOM);
     let minor = if head.version == Version::Http10 { b'0' } else { b'1' };
     let digit = |unit: u16| b'0' + u8::try_from(head.status / unit % 10).unwrap_or_default();
-    out.put_slice(&[b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor, b' ', digit(100), digit(10), digit(1), b' ']);
-    out.put_slice(reason);
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(&[
+        b'H',
+        b'T',
+        b'T',
+        b'P',
+        b'/',
+        b'1',
+        b'.',
+        minor,
+        b' ',
+        digit(100),
+        digit(10),
+        digit(1),
+        b' ',
+    ]);
+    out.extend_from_slice(reason);
+    out.extend_from_slice(b"\r\n");
     encode_fields(&head.fields, out);
 }
 
 /// Appends field lines and the empty line after them.
 fn encode_fields(fields: &Fields, out: &mut BytesMut) {
     fields.write_lines(out);
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Makes `Content-Length` and `Transfer-Encoding` say what the framing is, and nothing else.
@@ -174,10 +188,10 @@ impl BodyEncoder {
     pub fn finish(&mut self, trailers: Option<&Fields>, out: &mut BytesMut) -> Result<(), BodyFault> {
         match self.framing {
             BodyFraming::Chunked => {
-                out.put_slice(b"0\r\n");
+                out.extend_from_slice(b"0\r\n");
                 match trailers {
                     Some(fields) => encode_fields(fields, out),
-                    None => out.put_slice(b"\r\n"),
+                    None => out.extend_from_slice(b"\r\n"),
                 }
                 Ok(())
             }

@@ -111,8 +111,13 @@ pub fn ensure(fields: &mut Fields, trust: Trust, entropy: &mut impl Entropy) -> 
         return brought.unwrap_or_else(|| RequestId::generate(entropy));
     }
     let id = brought.unwrap_or_else(|| RequestId::generate(entropy));
-    fields.set_with(Known::RequestId, |out| out.extend_from_slice(id.as_bytes()));
+    say(fields, &id);
     id
+}
+
+/// Makes the message say this id.
+pub fn say(fields: &mut Fields, id: &RequestId) {
+    fields.set_with(Known::RequestId, |out| out.extend_from_slice(id.as_bytes()));
 }
 
 #[cfg(test)]

@@ -7,17 +7,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
+use rpds::RedBlackTreeSetSync;
 
 use super::{EndpointTarget, PortEntry, ServiceEntry};
+use crate::hash::Trie;
 use crate::model::ServiceKey;
 
 /// Where addresses lead. Of several claimants of one address the first by service name (then port, then endpoint id)
 /// wins: arbitrary, but the same everywhere and always.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    virtual_ips: HashTrieMapSync<IpAddr, Claims<ServiceKey>>,
-    workloads: HashTrieMapSync<SocketAddr, Claims<Workload>>,
+    virtual_ips: Trie<IpAddr, Claims<ServiceKey>>,
+    workloads: Trie<SocketAddr, Claims<Workload>>,
 }
 
 /// One endpoint as it serves one port. By name: what is known of either may change, and this stays.
@@ -70,12 +71,12 @@ impl<T: Clone + Ord> Claims<T> {
     }
 }
 
-fn add<K: Eq + Hash, T: Clone + Ord>(map: &mut HashTrieMapSync<K, Claims<T>>, key: K, claim: T) {
+fn add<K: Eq + Hash, T: Clone + Ord>(map: &mut Trie<K, Claims<T>>, key: K, claim: T) {
     let claims = map.get(&key).map(|claims| claims.with(claim.clone()));
     map.insert_mut(key, claims.unwrap_or(Claims::One(claim)));
 }
 
-fn remove<K: Eq + Hash, T: Clone + Ord>(map: &mut HashTrieMapSync<K, Claims<T>>, key: K, claim: &T) {
+fn remove<K: Eq + Hash, T: Clone + Ord>(map: &mut Trie<K, Claims<T>>, key: K, claim: &T) {
     match map.get(&key).map(|claims| claims.without(claim)) {
         Some(Some(left)) => map.insert_mut(key, left),
         Some(None) => drop(map.remove_mut(&key)),

@@ -19,6 +19,7 @@ use std::time::Duration;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use crate::balance::EndpointHealth;
+use crate::hash::Trie;
 use crate::identity::spiffe::SpiffeId;
 use crate::model::{Endpoint, Mesh, Resolution, Service, ServiceKey, ServicePort, Weight};
 use crate::time::Moment;
@@ -35,9 +36,9 @@ pub struct Snapshot {
     ready: bool,
     complete: bool,
     mesh: Option<Arc<Mesh>>,
-    services: HashTrieMapSync<ServiceKey, Arc<ServiceEntry>>,
+    services: Trie<ServiceKey, Arc<ServiceEntry>>,
     /// By service, whether or not the service itself is known yet.
-    endpoints: HashTrieMapSync<ServiceKey, EndpointSet>,
+    endpoints: Trie<ServiceKey, EndpointSet>,
     resolutions: HashTrieMapSync<SocketAddr, Arc<Resolution>>,
     index: Index,
 }

@@ -39,7 +39,11 @@ impl TraceId {
 
     /// Appends the digits at the id's own width, as B3 wants them.
     pub fn push_to(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.own_width(&self.digits()));
+        if self.wide {
+            out.extend_from_slice(&self.digits());
+        } else {
+            out.extend_from_slice(&hex::digits(half(self.number)));
+        }
     }
 
     /// 32 digits, padded with zeros on the left, as W3C wants them.
