@@ -5,30 +5,52 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 
 /// Turns the signal on, once and for good. Kept by whoever handles SIGTERM and the admin door.
 #[derive(Debug)]
-pub struct DrainTrigger(watch::Sender<bool>);
+pub struct DrainTrigger {
+    on: Arc<Switch>,
+    wake: watch::Sender<()>,
+}
 
 impl DrainTrigger {
     /// Starts draining. Has no effect when it already runs.
     pub fn start(&self) {
-        self.0.send_replace(true);
+        self.on.0.store(true, Ordering::Release);
+        self.wake.send_replace(());
     }
 }
 
 /// Sees the signal, on any thread.
 #[derive(Clone, Debug)]
-pub struct DrainSignal(watch::Receiver<bool>);
+pub struct DrainSignal {
+    on: Arc<Switch>,
+    wake: watch::Receiver<()>,
+}
+
+/// Looked at for every request by every worker, and written once: a look at the channel itself would take its lock, which
+/// all workers share. In a line of the cache of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Switch(AtomicBool);
+
+impl Switch {
+    fn is_on(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// A trigger and its signal.
 #[must_use]
 pub fn drain() -> (DrainTrigger, DrainSignal) {
-    let (trigger, signal) = watch::channel(false);
-    (DrainTrigger(trigger), DrainSignal(signal))
+    let on = Arc::<Switch>::default();
+    let (trigger, signal) = watch::channel(());
+    (DrainTrigger { on: Arc::clone(&on), wake: trigger }, DrainSignal { on, wake: signal })
 }
 
 impl DrainSignal {
@@ -36,11 +58,11 @@ impl DrainSignal {
     /// called where local tasks can be spawned.
     #[must_use]
     pub fn here(self) -> Draining {
-        let mut heard = self.0.clone();
-        let all = Rc::new(All { signal: self.0, waiting: Notify::new() });
+        let Self { on, mut wake } = self;
+        let all = Rc::new(All { on, waiting: Notify::new() });
         let woken = Rc::clone(&all);
         spawn_local(async move {
-            if heard.wait_for(|on| *on).await.is_ok() {
+            if wake.wait_for(|()| woken.is_on()).await.is_ok() {
                 woken.waiting.notify_waiters();
             }
         });
@@ -57,7 +79,7 @@ pub struct Draining {
 
 #[derive(Debug)]
 struct All {
-    signal: watch::Receiver<bool>,
+    on: Arc<Switch>,
     waiting: Notify,
 }
 
@@ -89,7 +111,7 @@ impl Draining {
 impl All {
     /// At once, whether its worker has woken for it or not.
     fn is_on(&self) -> bool {
-        *self.signal.borrow()
+        self.on.is_on()
     }
 
     async fn raised(&self) {
