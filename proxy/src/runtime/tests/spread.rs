@@ -35,10 +35,16 @@ async fn a_few_long_connections_are_even_even_if_all_come_by_one_door() {
     }
 }
 
-/// Goal: two HTTP/2 connections of an application reach both workers of its sidecar, and from there both of the server's.
+/// Goal: a few HTTP/2 connections of an application reach both workers of its sidecar, and from there both of the server's.
 #[tokio::test]
-async fn two_http2_connections_through_the_mesh_use_all_workers() {
+async fn a_few_http2_connections_through_the_mesh_use_all_workers() {
     let app = h2_app().await;
+    for count in 2..=4 {
+        through_the_mesh(app, count).await;
+    }
+}
+
+async fn through_the_mesh(app: SocketAddr, count: usize) {
     let authority = Authority::new("a");
     let door = Door::Local { address: app, protocol: AppProtocol::H2c, mode: InboundMode::Strict };
     let server = shared(Snapshot::empty(), Some(authority.identity(CART, &[CART], 600)));
@@ -47,7 +53,7 @@ async fn two_http2_connections_through_the_mesh_use_all_workers() {
     let client = shared(known, Some(authority.identity(WEB, &[WEB], 600)));
     let a = Proxy::of_workers(2, Door::Service(key(), PORT), client, None);
     let mut held = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..count {
         let (mut send, connection) = h2::client::handshake(a.client().await).await.unwrap();
         tokio::spawn(connection);
         let request = http::Request::post("http://cart/users.Users/Get").body(()).unwrap();
@@ -55,9 +61,9 @@ async fn two_http2_connections_through_the_mesh_use_all_workers() {
         assert_eq!(timeout(PATIENCE, response).await.unwrap().unwrap().status(), 200);
         held.push(send);
     }
-    for proxy in [&a, &b] {
-        assert_eq!((proxy.loads.connections(0), proxy.loads.connections(1)), (1, 1));
-    }
+    assert_eq!((a.loads.egress(), fewer(&a)), (count, count / 2), "{:?}", a.loads);
+    // Each worker of the client's sidecar has one to the server's, that its connections share.
+    assert_eq!((b.loads.ingress(), fewer(&b)), (2, 1), "{:?}", b.loads);
 }
 
 #[tokio::test]
