@@ -58,13 +58,16 @@ pub struct Job {
     pub connections: usize,
     /// Threads that each proxy serves with.
     pub workers: usize,
+    /// Whether the second proxy takes plaintext, too (Weft alone is told).
+    pub plaintext: bool,
 }
 
 impl Job {
     /// One service with one endpoint.
     #[must_use]
     pub const fn new(shape: Shape, app: App) -> Self {
-        Self { shape, app, log: Log::Usual, services: 1, endpoints: 1, favoured: false, connections: 1024, workers: 1 }
+        let (log, favoured, plaintext) = (Log::Usual, false, false);
+        Self { shape, app, log, services: 1, endpoints: 1, favoured, connections: 1024, workers: 1, plaintext }
     }
 
     /// Addresses of the endpoints at `port`.

@@ -22,3 +22,4 @@ pub mod report;
 pub mod scenario;
 pub mod scene;
 pub mod stats;
+pub mod storm;

@@ -1,7 +1,7 @@
 //! `weft-bench`.
 
 use clap::{Parser, Subcommand};
-use weft_bench::{backend, compare, guard, load};
+use weft_bench::{backend, compare, guard, load, storm};
 
 /// Compares Weft with other proxies doing the same job
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ enum Verb {
     Compare(compare::CompareArgs),
     /// Count instructions and allocations of a request, and compare them with those of before
     Guard(guard::GuardArgs),
+    /// How much longer a bystander waits while hundreds of peers shake hands
+    Storm(storm::StormArgs),
     /// Name the scenarios
     List,
     /// The client (started by `compare`)
@@ -31,6 +33,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Compare(args) => compare::run(&args),
         Verb::Guard(args) => guard::run(&args),
+        Verb::Storm(args) => storm::run(&args),
         Verb::List => compare::list(),
         Verb::Load(args) => load::run(&args),
         Verb::Backend(args) => backend::run(&args),

@@ -68,6 +68,12 @@ impl Scenario {
         Self { name, title, job, kind: Some(kind), connections, streams: 1, body: 100, unit, place }
     }
 
+    /// No row: what stands there when a storm of handshakes comes.
+    #[must_use]
+    pub const fn storm(job: Job) -> Self {
+        Self::new("storm", "a storm of handshakes", job, Kind::Http1Paced, 0)
+    }
+
     /// What the backend has to speak.
     #[must_use]
     pub const fn speech(&self) -> Speech {

@@ -35,10 +35,11 @@ fn yaml(post: &Post<'_>) -> anyhow::Result<String> {
         file("roots.pem"),
     );
     let Side::First { secured } = post.side else {
+        let mode = if post.job.plaintext { "PERMISSIVE" } else { "STRICT" };
         writeln!(
             yaml,
             "  - {{ name: bench, address: '{listen}', inbound: {{ address: '{}', appProtocol: '{app}', \
-             mode: INBOUND_MODE_STRICT }} }}",
+             mode: INBOUND_MODE_{mode} }} }}",
             post.target
         )?;
         return Ok(yaml);
