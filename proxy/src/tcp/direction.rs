@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::pipe::{Pipe, is_unsupported};
-use super::reserve::Reserve;
+use super::reserve::{Buffer, Reserve, SMALL_BYTES};
 use crate::io::Stream;
 
 /// Bytes that one direction may move before the others of its worker have their turn.
@@ -18,9 +18,6 @@ const SPLICE_AFTER: u64 = 64 << 10;
 
 /// Bytes between two moments at which the source has nothing more, for it to count as bulk.
 const BURST_BYTES: u64 = 16 << 10;
-
-/// A direction that must wait with less than this keeps it in a buffer of its own size.
-const SMALL_BYTES: usize = 64 << 10;
 
 /// Which end of a direction broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +45,7 @@ enum Held {
     #[default]
     Nothing,
     Bytes {
-        buffer: Vec<u8>,
+        buffer: Buffer,
         start: usize,
         end: usize,
     },
@@ -99,11 +96,11 @@ impl Direction {
                     }
                     self.state = State::Closed;
                 }
-                State::Moving if !matches!(self.held, Held::Nothing) => match self.poll_write(cx, reserve, to) {
+                State::Moving if !matches!(self.held, Held::Nothing) => match self.poll_write(cx, to) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => self.state = State::Refused,
                     Poll::Pending => {
-                        self.shrink(reserve);
+                        self.shrink();
                         from.poll_ahead(cx);
                         return Poll::Pending;
                     }
@@ -155,16 +152,14 @@ impl Direction {
         let mut read = ReadBuf::new(&mut buffer);
         let outcome = Pin::new(from).poll_read(cx, &mut read);
         let end = read.filled().len();
-        if end == 0 {
-            reserve.give_buffer(buffer);
-        } else {
+        if end > 0 {
             self.held = Held::Bytes { buffer, start: 0, end };
         }
         outcome.map_ok(|()| end)
     }
 
     /// Writes once; what is held is given back when all of it is written.
-    fn poll_write(&mut self, cx: &mut Context<'_>, reserve: &Reserve, to: &mut Stream) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<io::Result<()>> {
         let (count, is_all) = match &mut self.held {
             Held::Nothing => return Poll::Ready(Ok(())),
             Held::Bytes { buffer, start, end } => {
@@ -184,8 +179,8 @@ impl Direction {
         }
         self.moved += count as u64;
         self.unflushed = true;
-        if is_all && let Held::Bytes { buffer, .. } = std::mem::take(&mut self.held) {
-            reserve.give_buffer(buffer);
+        if is_all {
+            self.held = Held::Nothing;
         }
         Poll::Ready(Ok(()))
     }
@@ -193,7 +188,7 @@ impl Direction {
     fn copy_from_now_on(&mut self) -> io::Result<()> {
         self.copies = true;
         if let Held::Piped(pipe) = std::mem::take(&mut self.held) {
-            let buffer = pipe.into_bytes()?;
+            let buffer = Buffer::own(pipe.into_bytes()?);
             self.held = Held::Bytes { start: 0, end: buffer.len(), buffer };
         }
         Ok(())
@@ -207,15 +202,15 @@ impl Direction {
         self.burst = 0;
     }
 
-    /// Gives a large buffer back that holds little: who must wait may wait for long.
-    fn shrink(&mut self, reserve: &Reserve) {
+    /// Gives a large buffer back that holds little: who must wait may wait for long. What is left has one of its own size.
+    fn shrink(&mut self) {
         if let Held::Bytes { buffer, start, end } = &mut self.held
             && *end - *start <= SMALL_BYTES
             && buffer.len() > SMALL_BYTES
         {
             let rest = buffer.get(*start..*end).unwrap_or_default().to_vec();
             (*start, *end) = (0, rest.len());
-            reserve.give_buffer(std::mem::replace(buffer, rest));
+            *buffer = Buffer::own(rest);
         }
     }
 }
