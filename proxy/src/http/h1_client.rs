@@ -46,8 +46,7 @@ impl H1Client {
         Self { conn: Rc::new(RefCell::new(Conn::new(stream, limits))) }
     }
 
-    /// Whether the connection is still silent and open, as an idle one must be; costs one read that finds nothing. Looks
-    /// whatever the task has left of its budget: "not now" must not be taken for "nothing there".
+    /// Whether the connection is still silent and open, as an idle one must be; costs one read that finds nothing.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let mut conn = self.conn.borrow_mut();
@@ -56,9 +55,15 @@ impl H1Client {
         silent && conn.read.is_empty()
     }
 
-    /// Ready once an idle connection ends or says something; drop it then.
-    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.conn.borrow_mut().poll_fill_idle(cx).map(|_| ())
+    /// Ready once an idle connection ends or says something; drop it then. Looks whatever the task has left of its budget:
+    /// "not now" must not be taken for "nothing there".
+    pub fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut conn = self.conn.borrow_mut();
+        if !conn.read.is_empty() {
+            return Poll::Ready(());
+        }
+        let looking = pin!(unconstrained(poll_fn(|cx| conn.poll_fill_idle(cx))));
+        looking.poll(cx).map(drop)
     }
 
     /// Sends a request and awaits the head of its response, passing interim responses on.

@@ -4,11 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::task::Context;
 
+use tokio::task::spawn_local;
 use weft_core::fields::Fields;
 use weft_core::reuse::{
-    Carrier, Life, Links, NextLink, PoolLimits, Reuse, ServerIdle, Sharing, evict, may_open, may_reuse, next_link,
+    Carrier, Life, Links, NextLink, PoolLimits, Reuse, ServerIdle, Sharing, evict, idle_deadline, may_open, may_reuse,
+    next_link,
 };
 use weft_core::share::{Caller, Shares};
 use weft_core::time::Moment;
@@ -19,10 +21,7 @@ use crate::http::{H1Client, H2Client, Home};
 use crate::tls::MeshPeer;
 
 use super::http2::{Lane, Streams};
-
-/// How often idle connections are looked through, while there are any. A close is noticed late by up to this, which is
-/// taken off what is learned from it: believing a server to be more patient than it is would let requests race its close.
-const SWEEP: Duration = Duration::from_millis(250);
+use super::watch::Watch;
 
 /// The shelf of one place.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ pub struct Shelf {
     /// Connections that carry the shared ones.
     lane: Lane,
     sharing: Cell<Sharing>,
-    sweeping: Cell<bool>,
+    watch: Watch,
     open: Cell<usize>,
     in_use: Cell<usize>,
     shares: RefCell<Shares>,
@@ -148,7 +147,7 @@ impl Shelf {
             idle_shared: RefCell::default(),
             lane: Lane::new(clock, limits, Streams::Links),
             sharing: Cell::default(),
-            sweeping: Cell::new(false),
+            watch: Watch::default(),
             open: Cell::new(0),
             in_use: Cell::new(0),
             shares: RefCell::default(),
@@ -187,6 +186,7 @@ impl Shelf {
             }
             stale += 1;
             self.closed_after(carrier, since, now);
+            self.watch.wake();
         }
     }
 
@@ -263,7 +263,12 @@ impl Shelf {
     /// Learns from a response how long its server keeps idle connections.
     pub fn heard(&self, fields: &Fields, now: Moment) {
         self.heard.set(now);
-        self.server.borrow_mut().heard(fields);
+        let mut server = self.server.borrow_mut();
+        let before = *server;
+        server.heard(fields);
+        if *server != before {
+            self.watch.wake();
+        }
     }
 
     fn put(&self, client: H1Client, link: Rc<Link>, now: Moment) {
@@ -273,20 +278,23 @@ impl Shelf {
         let carrier = link.carrier();
         self.idle(carrier).borrow_mut().push_back(Idle { client, since: now, link });
         self.evict(carrier, now);
-        if !self.sweeping.replace(true)
+        if self.watch.add()
             && let Some(me) = self.me.upgrade()
         {
-            tokio::task::spawn_local(async move {
-                while !me.is_empty() {
-                    tokio::time::sleep(SWEEP).await;
-                    for carrier in [Carrier::Own, Carrier::Shared] {
-                        me.evict(carrier, me.clock.now());
-                        me.drop_ended(carrier);
-                    }
-                }
-                me.sweeping.set(false);
-            });
+            spawn_local(async move { me.watch.run(me.clock, |cx| me.look(cx)).await });
         }
+    }
+
+    /// Closes what has ended or been idle for too long; says when something will have been.
+    fn look(&self, cx: &mut Context<'_>) -> Option<Moment> {
+        let now = self.clock.now();
+        for carrier in [Carrier::Own, Carrier::Shared] {
+            self.drop_ended(carrier, now, cx);
+            self.evict(carrier, now);
+        }
+        let oldest = [Carrier::Own, Carrier::Shared].map(|carrier| Some(self.idle(carrier).borrow().front()?.since));
+        let oldest = oldest.into_iter().flatten().min()?;
+        Some(idle_deadline(&self.limits, &self.server.borrow(), oldest, now))
     }
 
     fn evict(&self, carrier: Carrier, now: Moment) {
@@ -298,34 +306,38 @@ impl Shelf {
         drop(evicted);
     }
 
-    /// One that was idle has ended. Shared ones end with their connection, all at once and for whatever reason: that says
-    /// nothing of how long the server keeps idle ones.
+    /// One that was idle has ended. What may be noticed late is taken off what is learned: believing a server to be more
+    /// patient than it is would let requests race its close. Shared ones end with their connection, all at once and for
+    /// whatever reason: that says nothing of how long the server keeps idle ones.
     fn closed_after(&self, carrier: Carrier, since: Moment, now: Moment) {
         if carrier == Carrier::Own {
-            self.server.borrow_mut().closed_after(now.since(since).saturating_sub(SWEEP), now);
+            self.server.borrow_mut().closed_after(now.since(since).saturating_sub(self.watch.late()), now);
         }
     }
 
     /// Closes what the server has closed, so that no descriptor waits for a request to notice.
-    fn drop_ended(&self, carrier: Carrier) {
-        let now = self.clock.now();
-        let kept: VecDeque<_> = self.idle(carrier).take();
-        let kept = kept.into_iter().filter(|idle| {
-            let quiet = idle.client.is_quiet();
-            if !quiet {
-                self.closed_after(carrier, idle.since, now);
-            }
-            quiet
-        });
-        let kept: VecDeque<_> = kept.collect();
-        let newer = self.idle(carrier).replace(kept);
-        self.idle(carrier).borrow_mut().extend(newer);
+    fn drop_ended(&self, carrier: Carrier, now: Moment, cx: &mut Context<'_>) {
+        let all = self.idle(carrier).take();
+        let (kept, ended): (VecDeque<_>, VecDeque<_>) =
+            all.into_iter().partition(|idle| idle.client.poll_idle(cx).is_pending());
+        self.idle(carrier).replace(kept);
+        for idle in &ended {
+            self.closed_after(carrier, idle.since, now);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::runtime::Handle;
+    use tokio::task::{LocalSet, yield_now};
+    use weft_core::h1::Limits;
+
     use super::*;
+    use crate::io::Stream;
 
     #[test]
     fn connections_to_one_place_are_bounded() {
@@ -355,5 +367,71 @@ mod tests {
         let again = shelf.admit(&one).unwrap();
         drop((second, again));
         assert!(shelf.shares.borrow_mut().take(&other, 1), "all is given back");
+    }
+
+    /// `count` idle connections on a shelf, and their servers' ends.
+    async fn idle(count: usize) -> (Rc<Shelf>, Vec<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shelf = Shelf::new(Clock::start(), PoolLimits { idle_max: count, ..PoolLimits::default() });
+        let mut servers = Vec::new();
+        for _ in 0..count {
+            let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            servers.push(listener.accept().await.unwrap().0);
+            let link = shelf.opened(shelf.reserve().unwrap(), i64::MAX, None);
+            link.give_back(H1Client::new(Stream::plain(socket), Limits::default()), false);
+        }
+        (shelf, servers)
+    }
+
+    /// Lets the runtime look at its sockets until it is so. It is never idle, so its paused clock stands still.
+    async fn seen(so: impl Fn() -> bool) -> bool {
+        for _ in 0..30_000 {
+            if so() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            yield_now().await;
+        }
+        false
+    }
+
+    /// Until new ones are watched.
+    async fn settled() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_wake_nobody_until_their_time_is_over() {
+        let test = async {
+            // More than a task's budget.
+            let (shelf, _servers) = idle(150).await;
+            settled().await;
+            let parks = || Handle::current().metrics().worker_park_count(0);
+            let before = parks();
+            tokio::time::sleep(Duration::from_secs(55)).await;
+            assert!(parks() - before <= 5, "{} wakes in 55 s", parks() - before);
+            assert_eq!(shelf.idle_own.borrow().len(), 150);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_server_closed_leaves_at_once_and_the_others_stay() {
+        let test = async {
+            let (shelf, mut servers) = idle(3).await;
+            let left = |count| shelf.idle_own.borrow().len() == count;
+            settled().await;
+            drop(servers.remove(1));
+            assert!(seen(|| left(2)).await);
+            // One that was in use is watched again.
+            let (Taken::Idle(client, link), 0) = shelf.take(shelf.clock.now(), false, false) else { panic!("none") };
+            link.give_back(client, false);
+            drop(link);
+            settled().await;
+            servers.clear();
+            assert!(seen(|| left(0)).await);
+            assert_eq!(shelf.open.get(), 0);
+        };
+        LocalSet::new().run_until(test).await;
     }
 }

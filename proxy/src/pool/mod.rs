@@ -8,6 +8,7 @@ mod http1;
 mod http2;
 #[cfg(test)]
 mod links_tests;
+mod watch;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

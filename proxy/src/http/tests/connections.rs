@@ -77,7 +77,7 @@ fn an_idle_connection_that_ended_or_spoke_is_not_quiet() {
             })
             .await;
             let socket = TcpStream::connect(to).await.unwrap();
-            let mut client = H1Client::new(Stream::plain(socket), Limits::default());
+            let client = H1Client::new(Stream::plain(socket), Limits::default());
             assert!(client.is_quiet());
             go.notify_one();
             std::future::poll_fn(|cx| client.poll_idle(cx)).await;
@@ -94,7 +94,7 @@ fn a_request_no_byte_of_which_left_is_given_back() {
         })
         .await;
         let socket = TcpStream::connect(to).await.unwrap();
-        let mut client = H1Client::new(Stream::plain(socket), Limits::default());
+        let client = H1Client::new(Stream::plain(socket), Limits::default());
         std::future::poll_fn(|cx| client.poll_idle(cx)).await;
         let mut head = RequestHead::new(::http::Method::GET, "/again");
         head.fields.append("host", "a");
