@@ -156,7 +156,7 @@ fn rounds(args: &CompareArgs, scenario: Scenario, peers: &[Peer], identity: &Pat
 fn undisturbed(args: &CompareArgs, scenario: &Scenario, peer: Peer, identity: &Path) -> anyhow::Result<Measured> {
     let quick = args.quick;
     let times = Times {
-        settle: Duration::from_millis(if quick { 50 } else { 1000 }),
+        still: Duration::from_millis(if quick { 50 } else { 1000 }),
         warm_up: Duration::from_millis(if quick { 100 } else { 1000 }),
         run: Duration::from_secs_f64(if quick { 0.3 } else { args.seconds }),
     };

@@ -13,11 +13,16 @@ use crate::process::Helper;
 use crate::scenario::{Scenario, Unit};
 use crate::scene::{LOAD_CPU, PATIENCE, Scene};
 
+/// How often memory is looked at while it has to stand still.
+const LOOKS: u32 = 10;
+/// What differs by less is the same memory: pages shared with others count by how many others there are.
+const STEP_MIB: f64 = 0.1;
+
 /// How long what takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// From being ready to the look at memory without traffic.
-    pub settle: Duration,
+    /// For so long memory without traffic has to stand still before it counts.
+    pub still: Duration,
     /// Before the measurement.
     pub warm_up: Duration,
     /// The measurement.
@@ -62,8 +67,7 @@ fn measure_in(
     directory: &Path,
 ) -> anyhow::Result<Measured> {
     let scene = Scene::start(scenario, peer, identity, directory)?;
-    thread::sleep(times.settle);
-    let idle_mib = scene.memory_mib()?;
+    let idle_mib = settled(|| scene.memory_mib(), times.still)?;
     let measured = match scenario.kind {
         Some(_) => under_load(scenario, peer, times, identity, &scene)?,
         None => Measured { loaded_mib: idle_mib, ..Measured::default() },
@@ -76,6 +80,21 @@ fn measure_in(
         Unit::MibPerProxy => count(scene.proxies()).map(|proxies| idle_mib / proxies),
     };
     Ok(Measured { cost, idle_mib, ..measured })
+}
+
+/// What `memory` says once it has stood still for so long: what a proxy does after it has begun to listen is over.
+fn settled(memory: impl Fn() -> anyhow::Result<f64>, still: Duration) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    let (mut last, mut since) = (memory()?, Instant::now());
+    while since.elapsed() < still {
+        anyhow::ensure!(begun.elapsed() < PATIENCE, "memory does not stand still: {last:.1} MiB after {PATIENCE:?}");
+        thread::sleep(still / LOOKS);
+        let now = memory()?;
+        if (now - last).abs() >= STEP_MIB {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    Ok(last)
 }
 
 fn under_load(
@@ -192,5 +211,24 @@ impl Clocks {
             proxies: self.proxies.saturating_sub(before.proxies),
             foreign: self.busy.saturating_sub(before.busy).saturating_sub(ours),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn memory_counts_once_it_stands_still() {
+        let looks = Cell::new(0_u32);
+        let growing = |until: u32| {
+            looks.set(looks.get() + 1);
+            Ok(f64::from(looks.get().min(until)))
+        };
+        let found = settled(|| growing(7), Duration::from_millis(50)).unwrap();
+        assert!((found - 7.0).abs() < f64::EPSILON, "{found}");
+        assert!(settled(|| anyhow::bail!("gone"), Duration::ZERO).is_err());
     }
 }
