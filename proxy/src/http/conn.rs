@@ -216,9 +216,9 @@ impl Conn {
         }
     }
 
-    /// Whether the peer has sent nothing that was not consumed, as far as the kernel knows.
+    /// Whether the peer has sent its whole message and nothing that was not consumed.
     pub(crate) fn is_said(&self) -> bool {
-        self.read.is_empty() && (self.eof || self.stream.as_ref().is_some_and(Stream::is_drained))
+        self.body_ended() && self.read.is_empty() && (self.eof || self.stream.as_ref().is_some_and(Stream::is_drained))
     }
 
     /// Before the end of the whole connection, which says the rest by itself: nothing but what TLS has to say.

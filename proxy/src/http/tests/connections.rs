@@ -183,13 +183,15 @@ fn cve_2025_4366_a_body_nobody_read_is_not_the_next_request() {
 #[test]
 fn a_client_that_has_sent_all_is_not_waited_for() {
     run(async {
-        let check = async |asks: &str, lingers: bool| {
+        let answers = Some((answering(HI).await, Proto::H1));
+        let check = async |upstream, asks: &str, lingers: bool| {
             let limits = HttpLimits { linger_timeout: Duration::from_secs(3600), ..HttpLimits::default() };
-            let proxy = proxy(Proto::H1, Some((answering(HI).await, Proto::H1)), limits).await;
+            let proxy = proxy(Proto::H1, upstream, limits).await;
             let mut client = TcpStream::connect(proxy.address).await.unwrap();
             client.write_all(asks.as_bytes()).await.unwrap();
             let answer = read_all(&mut client).await.expect("an end, and no reset");
-            assert!(answer.ends_with("hi"), "{answer:?}");
+            let status = if upstream.is_some() { "HTTP/1.1 200 " } else { "HTTP/1.1 403 " };
+            assert!(answer.starts_with(status), "{answer:?}");
             if lingers {
                 assert!(proxy.ends.borrow().is_empty(), "a reset could overtake the answer to {asks:?}");
                 drop(client);
@@ -202,9 +204,13 @@ fn a_client_that_has_sent_all_is_not_waited_for() {
             tokio::time::timeout(Duration::from_secs(60), ended).await.expect("nothing is waited for");
             assert_eq!(*proxy.ends.borrow(), [ServeEnd::Closed], "{asks:?}");
         };
-        check("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false).await;
-        check("GET / HTTP/1.0\r\nHost: a\r\n\r\n", false).await;
-        check("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nand more", true).await;
+        check(answers, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", false).await;
+        check(answers, "GET / HTTP/1.0\r\nHost: a\r\n\r\n", false).await;
+        check(answers, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\nand more", true).await;
+        // Refused before its body has come.
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\n";
+        check(None, post, true).await;
+        check(None, &format!("{post}some"), true).await;
     });
 }
 
