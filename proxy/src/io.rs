@@ -165,12 +165,14 @@ impl Stream {
         }
     }
 
-    /// Whether nothing has arrived at the socket that was not read: asks the kernel, whatever readiness was last heard of.
+    /// Whether nothing has arrived at the socket that was not read. The kernel is asked only where something may have come:
+    /// after a read that emptied it, the runtime would have heard of more when it last looked, and what comes later may as
+    /// well come after this.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         let Some(socket) = self.socket() else { return false };
-        let waiting = SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
-        self.prefix.is_empty() && matches!(waiting, Ok(0) | Err(_))
+        let peek = || SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
+        self.prefix.is_empty() && matches!(socket.try_io(Interest::READABLE, peek), Ok(0) | Err(_))
     }
 
     /// Whether the bytes on the socket are the application's own, so that they may be spliced.

@@ -8,7 +8,6 @@
 //! moves again; that the peer is still there is seen by its answers to window probes, which the kernel counts itself.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +17,7 @@ use std::time::Duration;
 use nix::libc::c_int;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
+use weft_core::hash::Map;
 
 use super::USER_TIMEOUT;
 
@@ -64,7 +64,7 @@ async fn written() {
 #[derive(Clone, Debug, Default)]
 pub struct Stalls {
     /// By descriptor: whether its timeout is lifted.
-    sockets: Arc<Mutex<HashMap<RawFd, bool>>>,
+    sockets: Arc<Mutex<Map<RawFd, bool>>>,
 }
 
 /// A socket that is looked at for as long as this lives; drop it when the socket is closed, on the worker's thread.
@@ -117,7 +117,7 @@ impl Stalls {
         waits
     }
 
-    fn sockets(&self) -> std::sync::MutexGuard<'_, HashMap<RawFd, bool>> {
+    fn sockets(&self) -> std::sync::MutexGuard<'_, Map<RawFd, bool>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
