@@ -228,10 +228,12 @@ async fn one_peer_with_slow_requests_does_not_starve_the_others() -> anyhow::Res
     until("all that is beyond his share is refused, and all else asked", DEADLINE, || {
         let records = lab.inbound().records().map_err(|error| format!("{error:#}"))?;
         let refused = records.iter().filter(|record| record["fault"] == "overload" && record["status"] == 503).count();
+        // On a busy machine connecting may take too long: such a one is not refused, and asked or not.
+        let late = records.iter().filter(|record| record["fault"] == "connect_timeout").count();
         let asked = lab.server.connections();
-        // One that could not connect at once on a busy machine is not asked and not refused for its share.
-        let is_shared = refused >= beyond && (SHARE / 2..=SHARE).contains(&asked);
-        if is_shared { Ok(()) } else { Err(format!("{refused} refused, {asked} asked")) }
+        let is_shared = (beyond.saturating_sub(late)..=beyond).contains(&refused)
+            && (SHARE - late.min(SHARE)..=SHARE + late).contains(&asked);
+        if is_shared { Ok(()) } else { Err(format!("{refused} refused, {asked} asked, {late} late")) }
     })
     .await?;
     for _ in 0..3 {
@@ -240,7 +242,7 @@ async fn one_peer_with_slow_requests_does_not_starve_the_others() -> anyhow::Res
     drop(held);
     until("the application is let go", DEADLINE, || {
         let (asked, ended) = (lab.server.connections(), lab.server.ended());
-        if ended >= asked.min(SHARE / 2) { Ok(()) } else { Err(format!("{ended} connections ended")) }
+        if ended >= asked { Ok(()) } else { Err(format!("{ended} connections of {asked} ended")) }
     })
     .await?;
     lab.serves_a_bystander().await
