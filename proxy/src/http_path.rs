@@ -148,7 +148,9 @@ impl Handler for HttpPath {
     #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, as such and as variables")]
     fn handle(&self, mut request: Request, interim: &Interim) -> impl Future<Output = (Response, Box<Exchange>)> {
         async move {
-            let mut exchange = Box::new(Exchange::begin(&self.worker, &self.connection, &request.head));
+            // Made in its place.
+            let mut exchange =
+                Box::write(Box::new_uninit(), Exchange::begin(&self.worker, &self.connection, &request.head));
             let (grpc, http2) = (request.head.is_grpc(), request.head.version == Version::Http2);
             let connects = request.head.method == Method::CONNECT;
             let mut response = match self.answer(&mut request, interim, &mut exchange).await {

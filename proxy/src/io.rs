@@ -151,18 +151,31 @@ impl Stream {
 
     /// Whether a read may find something, without a buffer for it; where that cannot be told it may. Wakes when it may.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let silent = match &self.inner {
-            Inner::Plain(_) => self.prefix.is_empty(),
-            // Nothing is decrypted that was not read, and no end was said.
-            Inner::TlsServer(tls) => self.prefix.is_empty() && tls.get_ref().1.wants_read(),
-            Inner::TlsClient(tls) => self.prefix.is_empty() && tls.get_ref().1.wants_read(),
-            Inner::H2(_) => false,
-        };
         match self.socket() {
             // What is wrong with it, a read says.
-            Some(socket) if silent => socket.poll_read_ready(cx).map(drop),
+            Some(socket) if !self.holds_bytes() => socket.poll_read_ready(cx).map(drop),
             Some(_) | None => Poll::Ready(()),
         }
+    }
+
+    /// Whether a read would certainly find nothing, as far as readiness was heard of: asks neither the kernel nor to be
+    /// woken.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let unready = |socket: &TcpStream| socket.try_io(Interest::READABLE, || Ok(())).is_err();
+        !self.holds_bytes() && self.socket().is_some_and(unready)
+    }
+
+    /// Whether a read may find something that the socket has no more.
+    fn holds_bytes(&self) -> bool {
+        let below = match &self.inner {
+            Inner::Plain(_) => false,
+            // Nothing is decrypted that was not read, and no end was said.
+            Inner::TlsServer(tls) => !tls.get_ref().1.wants_read(),
+            Inner::TlsClient(tls) => !tls.get_ref().1.wants_read(),
+            Inner::H2(_) => true,
+        };
+        below || !self.prefix.is_empty()
     }
 
     /// Whether nothing has arrived at the socket that was not read. The kernel is asked only where something may have come:

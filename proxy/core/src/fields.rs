@@ -103,6 +103,26 @@ impl FieldSpans {
     }
 }
 
+/// A field that many messages get, made once.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// As on the wire.
+    text: Box<[u8]>,
+    /// Of name and value.
+    lens: [usize; 2],
+    known: Option<Known>,
+}
+
+impl Line {
+    /// As [`Fields::append`] makes it; `None` where that adds nothing.
+    pub(crate) fn new(name: &str, value: &str) -> Option<Self> {
+        let mut held = Content::new();
+        let Entry { name, value, known, .. } =
+            held.store(Known::of(name.as_bytes()), name.as_bytes(), value.as_bytes())?;
+        Some(Self { text: held.added.into(), lens: [name.len as usize, value.len as usize], known })
+    }
+}
+
 /// An ordered list of header or trailer fields.
 ///
 /// Lookups ignore ASCII case in names (RFC 9110 section 5.1); iteration yields names as they were written. Sizes are
@@ -162,6 +182,7 @@ impl Fields {
         Self(Some(held))
     }
 
+    #[inline]
     fn held(&self) -> &Content {
         self.0.as_deref().unwrap_or(&EMPTY)
     }
@@ -236,6 +257,7 @@ impl Fields {
 
     /// Value of the first field with this name.
     #[must_use]
+    #[inline]
     pub fn get<'a>(&self, name: impl Into<Wanted<'a>>) -> Option<&[u8]> {
         self.first(name.into()).map(|e| self.bytes(e.value))
     }
@@ -248,6 +270,7 @@ impl Fields {
 
     /// Value of the first field with this name when it is valid UTF-8.
     #[must_use]
+    #[inline]
     pub fn get_str<'a>(&self, name: impl Into<Wanted<'a>>) -> Option<&str> {
         self.get(name).and_then(|v| std::str::from_utf8(v).ok())
     }
@@ -266,14 +289,19 @@ impl Fields {
 
     /// Whether the list field `name` has the element `token`, ignoring ASCII case.
     #[must_use]
+    #[inline]
     pub fn has_token<'a>(&'a self, name: impl Into<Wanted<'a>>, token: &str) -> bool {
         let name = name.into();
-        !self.candidates(name).is_empty()
-            && self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+        !self.candidates(name).is_empty() && self.lists(name, token)
+    }
+
+    fn lists(&self, name: Wanted<'_>, token: &str) -> bool {
+        self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
     }
 
     /// Whether any field has this name.
     #[must_use]
+    #[inline]
     pub fn contains<'a>(&self, name: impl Into<Wanted<'a>>) -> bool {
         self.first(name.into()).is_some()
     }
@@ -305,6 +333,20 @@ impl Fields {
             debug_assert!(!has_control(value) && trim_ows(value) == value, "{value:?} is no value");
             held.entries.push(entry);
         }
+    }
+
+    /// As [`Self::append`] with what was made before.
+    pub(crate) fn append_line(&mut self, line: &Line) {
+        let held = self.held_mut();
+        held.make_room(line.text.len());
+        let (start, [name, value]) = (held.added.len(), line.lens);
+        held.added.extend_from_slice(&line.text);
+        let value = Span::new(start + name + COLON.len(), value, ADDED);
+        let (Some(name), Some(value)) = (Span::new(start, name, ADDED), value) else {
+            return held.added.truncate(start);
+        };
+        held.names.add(line.known, line.text.get(..line.lens[0]).unwrap_or_default());
+        held.entries.push(Entry { name, value, known: line.known, line: true });
     }
 
     /// As [`Self::set`], for a value as [`Self::append_with`] wants it.
@@ -386,7 +428,12 @@ impl Fields {
         });
     }
 
+    #[inline]
     fn first(&self, name: Wanted<'_>) -> Option<&Entry> {
+        if self.candidates(name).is_empty() { None } else { self.find(name) }
+    }
+
+    fn find(&self, name: Wanted<'_>) -> Option<&Entry> {
         self.candidates(name).iter().find(|e| self.is_named(e, name))
     }
 

@@ -132,6 +132,11 @@ impl Conn {
         polled
     }
 
+    /// Whether certainly nothing has come; false where only a read can tell.
+    pub(crate) fn is_silent(&self) -> bool {
+        !self.eof && self.read.is_empty() && self.stream.as_ref().is_some_and(Stream::is_silent)
+    }
+
     /// As [`Self::poll_fill`] where most likely nothing has come, which is seen without a buffer.
     pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let silent = !self.eof && self.stream.as_ref().is_some_and(|stream| stream.poll_readable(cx).is_pending());

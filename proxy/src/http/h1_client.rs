@@ -50,6 +50,9 @@ impl H1Client {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let mut conn = self.conn.borrow_mut();
+        if conn.is_silent() {
+            return true;
+        }
         let looking = pin!(unconstrained(poll_fn(|cx| conn.poll_news(cx))));
         let silent = looking.poll(&mut Context::from_waker(Waker::noop())).is_pending();
         silent && conn.read.is_empty()

@@ -563,3 +563,21 @@ const fn refusal_fault(refused: Refused) -> FaultKind {
 pub(crate) const fn head_fault(fault: HeadFault) -> FaultKind {
     refusal_fault(Refused::Head(fault))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http_path::HttpPath;
+
+    /// It is made in a box for each request; what only some requests need has a box of its own.
+    #[test]
+    fn the_future_of_an_exchange_is_small() {
+        type Idle = std::future::Pending<()>;
+        fn bytes<S, F>(_: impl Fn(S, ParsedRequest) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = bytes(|server: &mut Server<'_, HttpPath, Idle>, parsed| server.exchange(parsed));
+        assert!(bytes <= 2816, "{bytes} bytes");
+        assert!(size_of::<Request>() <= 304 && size_of::<Response>() <= 200, "what is handed from layer to layer");
+    }
+}

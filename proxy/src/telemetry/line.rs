@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use weft_core::fault::FaultKind;
@@ -26,6 +26,35 @@ pub(super) struct Lines {
     /// What follows the time, for each kind and direction.
     openings: Vec<(Kind, Direction, Vec<u8>)>,
     second: RefCell<Second>,
+    addresses: RefCell<Addresses>,
+}
+
+/// Addresses as text, each where its hash says: connections carry many requests, endpoints answer many.
+#[derive(Debug)]
+struct Addresses([(Option<SocketAddrV4>, String); Self::KEPT]);
+
+impl Addresses {
+    const KEPT: usize = 64;
+
+    fn text(&mut self, address: SocketAddrV4) -> &str {
+        let number = u64::from(address.ip().to_bits()) << 16 | u64::from(address.port());
+        // By the golden ratio (Knuth, 6.4): the upper bits depend on all others. There are as many places as six bits tell.
+        let at = usize::try_from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58).unwrap_or_default();
+        let Some((kept, text)) = self.0.get_mut(at) else { return "" };
+        if *kept != Some(address) {
+            *kept = Some(address);
+            text.clear();
+            // Writing to memory cannot fail.
+            write!(text, "{address}").unwrap_or_default();
+        }
+        text
+    }
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self([const { (None, String::new()) }; Self::KEPT])
+    }
 }
 
 /// A second of wall time as text, without its zone.
@@ -68,7 +97,7 @@ impl Lines {
             (kind, direction, out)
         };
         let openings = Kind::ALL.into_iter().flat_map(|kind| Direction::ALL.map(|direction| opening(kind, direction)));
-        Self { openings: openings.collect(), second: RefCell::default() }
+        Self { openings: openings.collect(), second: RefCell::default(), addresses: RefCell::default() }
     }
 
     /// Appends the line, newline included.
@@ -93,8 +122,8 @@ impl Lines {
         text!(out, "service", record.service, push_service);
         text!(out, "endpoint", record.endpoint, push_str);
         text!(out, "route", record.route, push_str);
-        text!(out, "downstream_address", record.downstream_address, push_address);
-        text!(out, "upstream_address", record.upstream_address, push_address);
+        text!(out, "downstream_address", record.downstream_address, |out, address| self.push_address(out, address));
+        text!(out, "upstream_address", record.upstream_address, |out, address| self.push_address(out, address));
         text!(out, "peer_id", record.peer_id, push_id);
         text!(out, "own_id", record.own_id, push_id);
         text!(out, "tls_version", record.tls_version, push_fixed);
@@ -108,6 +137,13 @@ impl Lines {
         text!(out, "fault", record.fault.map(FaultKind::code), push_fixed);
         text!(out, "flags", record.fault.map(|fault| fault.appearance().flag), push_fixed);
         out.extend_from_slice(b"}\n");
+    }
+
+    fn push_address(&self, out: &mut Vec<u8>, address: SocketAddr) {
+        match address {
+            SocketAddr::V4(address) => out.extend_from_slice(self.addresses.borrow_mut().text(address).as_bytes()),
+            SocketAddr::V6(address) => out.extend_from_slice(address.to_string().as_bytes()),
+        }
     }
 
     /// RFC 3339 with microseconds. The date is worked out once in a second.
@@ -179,34 +215,6 @@ fn push_id(out: &mut Vec<u8>, id: &SpiffeId) {
         // Made of letters, digits and `.-_` only.
         out.extend_from_slice(part.as_bytes());
     }
-}
-
-fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
-    let SocketAddr::V4(address) = address else {
-        return out.extend_from_slice(address.to_string().as_bytes());
-    };
-    out.reserve("255.255.255.255:65535".len());
-    for octet in address.ip().octets() {
-        push_digits(out, octet.into());
-        out.push(b'.');
-    }
-    // Where another full stop would be.
-    out.pop();
-    out.push(b':');
-    push_digits(out, address.port());
-}
-
-/// Without a buffer in between: an address has five numbers.
-fn push_digits(out: &mut Vec<u8>, number: u16) {
-    for unit in [10_000, 1_000, 100, 10].into_iter().filter(|unit| number >= *unit) {
-        out.push(digit(number / unit % 10));
-    }
-    out.push(digit(number % 10));
-}
-
-/// Of a number below ten.
-fn digit(number: u16) -> u8 {
-    b'0' + u8::try_from(number).unwrap_or_default()
 }
 
 /// Whether JSON takes these bytes as they are: ASCII without control characters, quotation marks and backslashes.
@@ -310,14 +318,17 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_written_as_the_formatter_does() {
-        for address in
-            ["0.0.0.0:0", "9.10.99.100:7", "255.199.200.1:65535", "127.0.0.1:10000", "10.0.0.1:8080", "[::]:1"]
-        {
-            let mut out = Vec::new();
-            push_address(&mut out, address.parse().unwrap());
-            assert_eq!(String::from_utf8(out).unwrap(), address);
+    fn an_address_is_never_taken_for_another() {
+        let lines = Lines::new("a");
+        for address in (0..4 * Addresses::KEPT).map(|n| SocketAddr::from(([10, 0, 0, 7], u16::try_from(n).unwrap()))) {
+            for _ in 0..2 {
+                let mut out = Vec::new();
+                lines.push_address(&mut out, address);
+                assert_eq!(String::from_utf8(out).unwrap(), address.to_string());
+            }
         }
+        let places = lines.addresses.borrow().0.iter().filter(|(kept, _)| kept.is_some()).count();
+        assert!(places > Addresses::KEPT / 2, "{places}");
     }
 
     #[test]

@@ -63,32 +63,38 @@ impl Known {
     pub fn of(name: &[u8]) -> Option<Self> {
         let first = name.first()?.to_ascii_lowercase();
         // Length and first letter dismiss most names without another look.
-        let candidates: &[Self] = match (name.len(), first) {
-            (2, b'b') => &[Self::B3],
-            (2, b't') => &[Self::Te],
-            (4, b'h') => &[Self::Host],
-            (6, b'e') => &[Self::Expect],
-            (7, b'u') => &[Self::Upgrade],
-            (9, b'f') => &[Self::Forwarded],
-            (10, b'c') => &[Self::Connection],
-            (10, b'k') => &[Self::KeepAlive],
-            (10, b't') => &[Self::TraceState],
-            (10, b'x') => &[Self::B3Flags],
-            (11, b'g') => &[Self::GrpcStatus],
-            (11, b't') => &[Self::TraceParent],
-            (11, b'x') => &[Self::B3SpanId],
-            (12, b'c') => &[Self::ContentType],
-            (12, b'x') => &[Self::RequestId, Self::B3TraceId, Self::B3Sampled],
-            (14, b'c') => &[Self::ContentLength],
-            (14, b'h') => &[Self::Http2Settings],
-            (15, b'x') => &[Self::ForwardedFor],
-            (16, b'p') => &[Self::ProxyConnection],
-            (16, b'x') => &[Self::ForwardedHost],
-            (17, b't') => &[Self::TransferEncoding],
-            (17, b'x') => &[Self::ForwardedProto, Self::B3ParentSpanId],
+        let candidate = match (name.len(), first) {
+            (2, b'b') => Self::B3,
+            (2, b't') => Self::Te,
+            (4, b'h') => Self::Host,
+            (6, b'e') => Self::Expect,
+            (7, b'u') => Self::Upgrade,
+            (9, b'f') => Self::Forwarded,
+            (10, b'c') => Self::Connection,
+            (10, b'k') => Self::KeepAlive,
+            (10, b't') => Self::TraceState,
+            (10, b'x') => Self::B3Flags,
+            (11, b'g') => Self::GrpcStatus,
+            (11, b't') => Self::TraceParent,
+            (11, b'x') => Self::B3SpanId,
+            (12, b'c') => Self::ContentType,
+            // Of these the third and the sixth differ.
+            (12, b'x') => match (name.get(2)?, name.get(5)?) {
+                (b'r' | b'R', _) => Self::RequestId,
+                (_, b't' | b'T') => Self::B3TraceId,
+                _ => Self::B3Sampled,
+            },
+            (14, b'c') => Self::ContentLength,
+            (14, b'h') => Self::Http2Settings,
+            (15, b'x') => Self::ForwardedFor,
+            (16, b'p') => Self::ProxyConnection,
+            (16, b'x') => Self::ForwardedHost,
+            (17, b't') => Self::TransferEncoding,
+            (17, b'x') if matches!(name.get(2)?, b'f' | b'F') => Self::ForwardedProto,
+            (17, b'x') => Self::B3ParentSpanId,
             _ => return None,
         };
-        candidates.iter().copied().find(|known| same(name, known.as_str().as_bytes()))
+        same(name, candidate.as_str().as_bytes()).then_some(candidate)
     }
 }
 
@@ -100,7 +106,10 @@ fn same(name: &[u8], lower: &[u8]) -> bool {
     let differ = |a: u64, b: u64| (a ^ b) & !((b >> 1) & SIXTH);
     match (words(name), words(lower)) {
         (Some([a, b, c]), Some([x, y, z])) => differ(a, x) | differ(b, y) | differ(c, z) == 0,
-        _ => name.eq_ignore_ascii_case(lower),
+        _ => match (halves(name), halves(lower)) {
+            (Some(a), Some(x)) => differ(a, x) == 0,
+            _ => name.eq_ignore_ascii_case(lower),
+        },
     }
 }
 
@@ -109,6 +118,12 @@ fn words(text: &[u8]) -> Option<[u64; 3]> {
     let (first, last) = (text.first_chunk()?, text.last_chunk()?);
     let middle = text.get(8..).and_then(<[u8]>::first_chunk).unwrap_or(last);
     Some([u64::from_ne_bytes(*first), u64::from_ne_bytes(*middle), u64::from_ne_bytes(*last)])
+}
+
+/// The first four bytes and the last four, some of them twice; `None` of a shorter text.
+fn halves(text: &[u8]) -> Option<u64> {
+    let (first, last): (&[u8; 4], &[u8; 4]) = (text.first_chunk()?, text.last_chunk()?);
+    Some(u64::from(u32::from_ne_bytes(*first)) << 32 | u64::from(u32::from_ne_bytes(*last)))
 }
 
 impl AsRef<[u8]> for Known {

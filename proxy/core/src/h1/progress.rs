@@ -16,7 +16,8 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Progress {
     scanned: usize,
-    first_line_tried: bool,
+    /// Whether the first line was in what was tried; nobody asks while the first attempt may be all.
+    first_line_tried: Option<bool>,
 }
 
 impl Progress {
@@ -24,10 +25,11 @@ impl Progress {
     /// grow any more.
     pub(super) fn advance(&mut self, window: &[u8], full: bool) -> Step {
         if self.scanned == 0 {
-            self.first_line_tried = window.contains(&b'\n');
             self.scanned = window.len();
             return Step::Try(window.len());
         }
+        let tried = window.get(..self.scanned).unwrap_or(window);
+        let first_line_tried = *self.first_line_tried.get_or_insert_with(|| tried.contains(&b'\n'));
         let mut first_line = None;
         for (at, _) in window.iter().enumerate().skip(self.scanned).filter(|(_, b)| **b == b'\n') {
             let before = window.get(..at).unwrap_or_default();
@@ -42,8 +44,8 @@ impl Progress {
             return Step::Try(window.len());
         }
         match first_line {
-            Some(end) if !self.first_line_tried => {
-                self.first_line_tried = true;
+            Some(end) if !first_line_tried => {
+                self.first_line_tried = Some(true);
                 Step::Try(end)
             }
             _ => Step::Wait,
@@ -52,7 +54,7 @@ impl Progress {
 
     /// Whether the first line has arrived and was tried.
     pub(super) const fn has_line(&self) -> bool {
-        self.first_line_tried
+        matches!(self.first_line_tried, Some(true))
     }
 
     /// Whether no byte was looked at yet.

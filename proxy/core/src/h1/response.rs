@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use httparse::{Header, Status};
 
 use super::fault::HeadFault;
@@ -90,13 +91,24 @@ impl Layout {
         // The tokeniser drops a phrase with obs-text, so it is taken from the line itself, which `collect` has proved to
         // end with CRLF.
         let start = "HTTP/1.1 200 ".len();
-        let line_end = head.iter().position(|b| *b == b'\n').unwrap_or_default().saturating_sub(1);
+        let told = start + response.reason.unwrap_or_default().len();
+        let line_end = match head.get(told..) {
+            Some([b'\r', b'\n', ..]) => told,
+            _ => head.iter().position(|b| *b == b'\n').unwrap_or_default().saturating_sub(1),
+        };
         let (framing, tunnel) = notes.response_framing(version, status, asked)?;
         Ok(Self { status, reason: start.min(line_end)..line_end, version, framing, tunnel, spans })
     }
 
     fn build(self, head: Bytes) -> ParsedResponse {
-        let reason = head.slice(self.reason);
+        let usual = StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        let reason = match usual {
+            // Shares nothing that would have to be counted.
+            Some(usual) if head.get(self.reason.clone()) == Some(usual.as_bytes()) => {
+                Bytes::from_static(usual.as_bytes())
+            }
+            _ => head.slice(self.reason),
+        };
         let fields = Fields::from_received(head, self.spans);
         let head = ResponseHead { status: self.status, reason, version: self.version, fields };
         ParsedResponse { head, framing: self.framing, tunnel: self.tunnel }

@@ -4,7 +4,7 @@
 //! from every request first, whoever sent it: they state what *this* proxy has verified. Names are compared with `_` as
 //! `-`, because CGI-like servers (WSGI, PHP, Rack) hand both to the application under one name.
 
-use crate::fields::{Fields, Names};
+use crate::fields::{Fields, Line, Names};
 use crate::identity::spiffe::SpiffeId;
 use crate::propagate::hex;
 
@@ -31,15 +31,18 @@ pub struct ProvenPeer<'a> {
 /// What the application is told of a caller, made once for all requests of a connection.
 #[derive(Debug)]
 pub struct Introduction {
-    client_cert: Box<str>,
-    client_id: Box<str>,
+    client_cert: Option<Line>,
+    client_id: Option<Line>,
 }
 
 impl Introduction {
     /// Of a peer who reached the identity `own`.
     #[must_use]
     pub fn of(peer: ProvenPeer<'_>, own: &SpiffeId) -> Self {
-        Self { client_cert: client_cert(own, peer).into(), client_id: peer.id.to_string().into() }
+        Self {
+            client_cert: Line::new(CLIENT_CERT, &client_cert(own, peer)),
+            client_id: Line::new(CLIENT_ID, &peer.id.to_string()),
+        }
     }
 }
 
@@ -48,9 +51,8 @@ impl Introduction {
 /// For a plaintext caller, and at a gateway, call [`drop_between_proxies`] too.
 pub fn set_client_identity(fields: &mut Fields, caller: Option<&Introduction>) {
     drop_client_identity(fields);
-    if let Some(caller) = caller {
-        fields.append(CLIENT_CERT, &*caller.client_cert);
-        fields.append(CLIENT_ID, &*caller.client_id);
+    for line in caller.into_iter().flat_map(|caller| [&caller.client_cert, &caller.client_id]).flatten() {
+        fields.append_line(line);
     }
 }
 
