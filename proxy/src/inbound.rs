@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 use weft_core::detect::MeshAlpn;
@@ -25,17 +26,52 @@ use crate::site::Site;
 use crate::telemetry::{Counter, Direction, Side};
 use crate::tls::TlsError;
 
-/// Serves one captured inbound connection to its end.
-pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
+/// A connection that many requests of another sidecar share, before its handshake. It is served by whichever worker has
+/// the fewest of these.
+#[derive(Debug)]
+pub struct Carrier {
+    connection: Rc<Connection>,
+    /// Nothing of it is read but the hello.
+    pub socket: TcpStream,
+    /// What was.
+    pub heard: Heard,
+}
+
+/// What is known of a [`Carrier`] but for its socket, on any thread.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    site: Site,
+    hello: Bytes,
+}
+
+impl Carrier {
+    /// The same, come from another worker.
+    #[must_use]
+    pub fn joined(worker: &Worker, (socket, downstream): (TcpStream, SocketAddr), heard: Heard) -> Self {
+        Self { connection: open(worker, downstream, Direction::Inbound), socket, heard }
+    }
+
+    /// Serves it to its end.
+    pub async fn serve(self, worker: Rc<Worker>) {
+        let Self { connection, socket, heard: Heard { site, hello } } = self;
+        mesh(worker, connection, Stream::plain(socket).with_prefix(hello), site).await;
+    }
+}
+
+/// Serves one captured inbound connection to its end, or gives it back where several workers may serve it.
+pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) -> Option<Box<Carrier>> {
     let connection = open(&worker, downstream, Direction::Inbound);
-    let Some(original) = captured_from(&socket) else { return refuse_loop(&worker, &connection, socket) };
+    let Some(original) = captured_from(&socket) else {
+        refuse_loop(&worker, &connection, socket);
+        return None;
+    };
     let rules = &worker.shared.inbound;
     let protocol = rules.protocols.get(&original.port()).copied().unwrap_or_default();
     let mode = rules.mode;
-    serve_to(worker, connection, socket, original, protocol, mode).await;
+    serve_to(worker, connection, socket, original, protocol, mode).await
 }
 
-/// Serves one connection to the application at `address`.
+/// Serves one connection to the application at `address`, or gives it back as [`serve`].
 pub async fn serve_to(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
@@ -43,22 +79,34 @@ pub async fn serve_to(
     address: SocketAddr,
     protocol: AppProtocol,
     mode: InboundMode,
-) {
+) -> Option<Box<Carrier>> {
     let mut stream = Stream::plain(socket);
     // In a box of its own: a connection that waits for its next request holds nothing of how it began.
     let http2 = match boxed(|| begin(&worker, &connection, &mut stream, address, protocol, mode)).await {
-        Start::Mesh => return mesh(worker, connection, stream, Site::Local { address, protocol }).await,
+        Start::Mesh(MeshAlpn::Http2) if worker.shared.loads.workers() > 1 => {
+            let heard = Heard { site: Site::Local { address, protocol }, hello: stream.take_prefix() };
+            let socket = stream.into_socket().ok()?;
+            return Some(Box::new(Carrier { connection, socket, heard }));
+        }
+        Start::Mesh(_) => {
+            mesh(worker, connection, stream, Site::Local { address, protocol }).await;
+            return None;
+        }
         Start::Plain(Begun::Http(_, http2)) => http2,
-        Start::Plain(Begun::Other(other)) => return finish(&worker, &connection, stream, other).await,
-        Start::Plain(Begun::Left) => return,
+        Start::Plain(Begun::Other(other)) => {
+            finish(&worker, &connection, stream, other).await;
+            return None;
+        }
+        Start::Plain(Begun::Left) => return None,
     };
     http(worker, connection, stream, Site::Local { address, protocol }, http2, None).await;
+    None
 }
 
 /// What a connection turned out to be.
 enum Start {
-    /// Mesh TLS, its first bytes in the stream.
-    Mesh,
+    /// Mesh TLS for this protocol, its first bytes in the stream.
+    Mesh(MeshAlpn),
     /// Anything else.
     Plain(Begun),
 }
@@ -91,10 +139,11 @@ async fn begin(
     };
     let Some(peeked) = looked else { return Start::Plain(Begun::Left) };
     worker.telemetry.detected(worker.now().since(connection.opened));
-    let peeked = match peeked {
-        Ok(Peeked::Tls(hello)) if hello.mesh().is_some() => return Start::Mesh,
-        other => other,
-    };
+    if let Ok(Peeked::Tls(hello)) = &peeked
+        && let Some(alpn) = hello.mesh()
+    {
+        return Start::Mesh(alpn);
+    }
     if mode == InboundMode::Strict {
         // Plaintext, and TLS that proves nothing to us.
         let fault = peeked.err().unwrap_or(FaultKind::DownstreamIdentity);

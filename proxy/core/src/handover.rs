@@ -75,6 +75,14 @@ pub fn receiver(
     ours.is_crowded_beside(best.1).then_some(best.0)
 }
 
+/// Who of `workers` gets a connection that many requests will share, and that worker `own` has: whoever has the fewest of
+/// these, `carriers` tells how many. `None`: it stays. Few of them carry most of the requests, so that each one counts.
+pub fn carrier_receiver(own: usize, workers: usize, carriers: impl Fn(usize) -> usize) -> Option<usize> {
+    let others = (0..workers).filter(|worker| *worker != own).map(|worker| (carriers(worker), worker));
+    let (fewest, receiver) = others.min()?;
+    (fewest < carriers(own)).then_some(receiver)
+}
+
 fn are_short_lived(open: usize, ended: usize) -> bool {
     ended > open.saturating_add(SHORT_LIVED_GRACE).saturating_mul(SHORT_LIVED_FACTOR)
 }
@@ -143,6 +151,21 @@ mod tests {
         assert_eq!(place(2, &[0; 2]), [1, 1]);
         assert_eq!(place(3, &[1; 3]), [1, 1, 1]);
         assert_eq!(place(2, &[1; 8]), [3, 5]);
+    }
+
+    #[test]
+    fn carriers_are_even_wherever_they_come() {
+        let check = |open: &[usize], own, receiver| {
+            assert_eq!(carrier_receiver(own, open.len(), |worker| open[worker]), receiver, "{open:?} {own}");
+        };
+        check(&[], 0, None);
+        check(&[9], 0, None);
+        check(&[0, 0], 1, None);
+        check(&[1, 0], 0, Some(1));
+        check(&[1, 0], 1, None);
+        check(&[3, 2, 1], 0, Some(2));
+        check(&[3, 2, 1], 1, Some(2));
+        check(&[3, 1, 1], 2, None);
     }
 
     proptest! {

@@ -18,6 +18,7 @@ use super::handover::{Handed, Inbox, Member};
 use super::loads::Carried;
 use super::worker::Worker;
 use crate::boxed::boxed;
+use crate::inbound::Carrier;
 use crate::net::Admitted;
 use crate::site::Site;
 use crate::supervise::{Supervisor, Task};
@@ -153,7 +154,7 @@ impl Hall {
             return net::reset(socket);
         };
         let stays = match self.member.receiver(worker.now()) {
-            Some(to) if !worker.drain.is_draining() => self.member.pass(to, (socket, from), door, admitted),
+            Some(to) if !worker.drain.is_draining() => self.member.pass(to, (socket, from), (door, None), admitted),
             Some(_) | None => Some((socket, admitted)),
         };
         match stays {
@@ -165,10 +166,14 @@ impl Hall {
     }
 
     fn take(self: &Rc<Self>, handed: Handed) {
-        let Handed { socket, from, door, admitted, carried } = handed;
-        match TcpStream::from_std(socket) {
-            Ok(socket) => self.begin(door, socket, from, (admitted, carried)),
-            Err(error) => {
+        let Handed { socket, from, door, carrier, admitted, carried } = handed;
+        match (TcpStream::from_std(socket), carrier) {
+            (Ok(socket), None) => self.begin(door, socket, from, (admitted, carried)),
+            (Ok(socket), Some((heard, shared))) => {
+                let carrier = Carrier::joined(&self.worker, (socket, from), heard);
+                self.carry(carrier, from, (admitted, carried, shared, Present::begin(self)));
+            }
+            (Err(error), _) => {
                 tracing::warn!(%error, "a connection could not join its worker");
                 self.worker.telemetry.count(Counter::ConnectionsRefused);
             }
@@ -176,38 +181,77 @@ impl Hall {
     }
 
     fn begin(self: &Rc<Self>, door: Door, socket: TcpStream, from: SocketAddr, held: (Admitted, Carried)) {
-        let worker = &self.worker;
-        let watched = worker.stalls.watch(&socket);
+        let watched = self.worker.stalls.watch(&socket);
         let present = Present::begin(self);
-        let worker = Rc::clone(worker);
+        let worker = Rc::clone(&self.worker);
         // Boxed, because the runtime moves what it runs several times.
         spawn_local(boxed(move || {
             let serving = contained(Rc::clone(&worker), from, serve(worker, door, socket, from));
-            serving.map(move |()| drop((watched, held, present)))
+            serving.map(move |ended| {
+                drop(watched);
+                if let Some(Some(carrier)) = ended {
+                    Rc::clone(&present.0).place(*carrier, from, held, present);
+                }
+            })
+        }));
+    }
+
+    /// A connection that many requests share goes to whichever worker has the fewest of these.
+    fn place(
+        self: Rc<Self>,
+        carrier: Carrier,
+        from: SocketAddr,
+        (admitted, carried): (Admitted, Carried),
+        at: Present,
+    ) {
+        let Carrier { socket, heard, .. } = carrier;
+        let stays = match self.member.carrier_receiver() {
+            Some(to) if !self.worker.drain.is_draining() => {
+                self.member.pass(to, (socket, from), (&Door::Inbound, Some(&heard)), admitted)
+            }
+            Some(_) | None => Some((socket, admitted)),
+        };
+        match stays {
+            Some((socket, admitted)) => {
+                let carrier = Carrier::joined(&self.worker, (socket, from), heard);
+                self.carry(carrier, from, (admitted, carried, self.member.share(), at));
+            }
+            None => self.worker.telemetry.count(Counter::HandedOver),
+        }
+    }
+
+    fn carry(&self, carrier: Carrier, from: SocketAddr, held: (Admitted, Carried, Carried, Present)) {
+        let watched = self.worker.stalls.watch(&carrier.socket);
+        let worker = Rc::clone(&self.worker);
+        spawn_local(boxed(move || {
+            let serving = contained(Rc::clone(&worker), from, carrier.serve(worker));
+            serving.map(move |_| drop((watched, held)))
         }));
     }
 }
 
-/// Serves one connection. A panic ends it alone; its socket is closed and what it held is given back.
+/// Serves one connection, and says what came of it. A panic ends it alone, gives nothing; its socket is closed and what it
+/// held is given back.
 ///
 /// No async function: awaiting a future inside another one would hold room for it twice.
-pub(super) fn contained(
+pub(super) fn contained<T>(
     worker: Rc<Worker>,
     from: SocketAddr,
-    serving: impl Future<Output = ()>,
-) -> impl Future<Output = ()> {
+    serving: impl Future<Output = T>,
+) -> impl Future<Output = Option<T>> {
     AssertUnwindSafe(serving).catch_unwind().map(move |ended| {
         if ended.is_err() {
             worker.telemetry.count(Counter::ConnectionPanicked);
             tracing::error!(%from, "a connection was ended by a defect of this proxy; please report it");
         }
+        ended.ok()
     })
 }
 
-async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAddr) {
+async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAddr) -> Option<Box<Carrier>> {
     match door {
         Door::Outbound => outbound::serve(worker, socket, from).await,
-        Door::Inbound => inbound::serve(worker, socket, from).await,
+        Door::Inbound => return inbound::serve(worker, socket, from).await,
         Door::Gateway(service, port) => {
             let connection = outbound::open(&worker, from, Direction::Gateway);
             let stream = crate::io::Stream::plain(socket);
@@ -220,9 +264,10 @@ async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAd
         }
         Door::Local { address, protocol, mode } => {
             let connection = outbound::open(&worker, from, Direction::Inbound);
-            inbound::serve_to(worker, connection, socket, address, protocol, mode).await;
+            return inbound::serve_to(worker, connection, socket, address, protocol, mode).await;
         }
     }
+    None
 }
 
 /// A connection that is served here, in the metrics and in what the next decision goes by.

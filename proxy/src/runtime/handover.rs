@@ -12,12 +12,13 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::runtime::RuntimeMetrics;
 use tokio::sync::mpsc;
-use weft_core::handover::{Load, receiver};
+use weft_core::handover::{Load, carrier_receiver, receiver};
 use weft_core::time::Moment;
 
 use super::accept::Door;
-use super::loads::{Carried, Loads};
+use super::loads::{Carried, Kind, Loads};
 use crate::entropy::ThreadEntropy;
+use crate::inbound::Heard;
 use crate::net::Admitted;
 
 /// Connections that may wait for one worker. A worker that does not come to take so many is not the less crowded one.
@@ -35,6 +36,8 @@ pub(super) struct Handed {
     pub(super) socket: std::net::TcpStream,
     pub(super) from: SocketAddr,
     pub(super) door: Door,
+    /// What was read of it, if it is one that many requests share.
+    pub(super) carrier: Option<(Heard, Carried)>,
     pub(super) admitted: Admitted,
     pub(super) carried: Carried,
 }
@@ -72,7 +75,12 @@ impl Member {
 
     /// Counts a connection as this worker's.
     pub(super) fn carry(&self, is_egress: bool) -> Carried {
-        self.loads.carry(self.index, is_egress)
+        self.loads.carry(self.index, kind(is_egress))
+    }
+
+    /// Counts one that many requests share.
+    pub(super) fn share(&self) -> Carried {
+        self.loads.carry(self.index, Kind::Carrier)
     }
 
     /// Connections of this worker, those that are on their way to it included.
@@ -96,12 +104,17 @@ impl Member {
         receiver(self.index, self.ways.len(), self.ended.get().count(now), load, &mut ThreadEntropy)
     }
 
+    /// Who gets a connection that many requests share; `None`: it stays.
+    pub(super) fn carrier_receiver(&self) -> Option<usize> {
+        carrier_receiver(self.index, self.ways.len(), |worker| self.loads.carriers(worker))
+    }
+
     /// Sends a connection to worker `to`, or gives it back where that one takes none.
     pub(super) fn pass(
         &self,
         to: usize,
         (socket, from): (TcpStream, SocketAddr),
-        door: &Door,
+        (door, heard): (&Door, Option<&Heard>),
         admitted: Admitted,
     ) -> Option<(TcpStream, Admitted)> {
         let Some(place) = self.ways.get(to).and_then(|way| way.try_reserve().ok()) else {
@@ -109,14 +122,19 @@ impl Member {
         };
         match socket.into_std() {
             Ok(socket) => {
-                let carried = self.loads.carry(to, door.is_egress());
-                place.send(Handed { socket, from, door: door.clone(), admitted, carried });
+                let carried = self.loads.carry(to, kind(door.is_egress()));
+                let carrier = heard.map(|heard| (heard.clone(), self.loads.carry(to, Kind::Carrier)));
+                place.send(Handed { socket, from, door: door.clone(), carrier, admitted, carried });
             }
             // The kernel does not know a descriptor that is ours: nothing that can be mended here.
             Err(error) => tracing::error!(%error, "a connection could not leave its worker"),
         }
         None
     }
+}
+
+const fn kind(is_egress: bool) -> Kind {
+    if is_egress { Kind::Egress } else { Kind::Ingress }
 }
 
 /// How busy each worker has been of late.
@@ -225,7 +243,7 @@ mod tests {
             clients.push(client.unwrap());
             let arrival = accepted.unwrap();
             let admitted = admission.admit(arrival.1.ip()).unwrap();
-            member.pass(1, arrival, &Door::Outbound, admitted)
+            member.pass(1, arrival, (&Door::Outbound, None), admitted)
         };
         for _ in 0..QUEUE_MAX {
             assert!(pass().await.is_none(), "it is handed over");

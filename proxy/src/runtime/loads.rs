@@ -23,12 +23,28 @@ pub struct Loads {
 struct Cells {
     ingress: AtomicUsize,
     egress: AtomicUsize,
+    carriers: AtomicUsize,
     runtime: OnceLock<RuntimeMetrics>,
 }
 
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// A connection toward the local workload, or through a gateway.
+    Ingress,
+    /// One of the workload's own.
+    Egress,
+    /// One of the former that many requests of another sidecar share; counted as both.
+    Carrier,
+}
+
 impl Cells {
-    const fn half(&self, is_egress: bool) -> &AtomicUsize {
-        if is_egress { &self.egress } else { &self.ingress }
+    const fn of(&self, kind: Kind) -> &AtomicUsize {
+        match kind {
+            Kind::Ingress => &self.ingress,
+            Kind::Egress => &self.egress,
+            Kind::Carrier => &self.carriers,
+        }
     }
 }
 
@@ -59,6 +75,12 @@ impl Loads {
         })
     }
 
+    /// Of these, the ones that many requests of another sidecar share.
+    #[must_use]
+    pub fn carriers(&self, worker: usize) -> usize {
+        self.workers.get(worker).map_or(0, |cells| cells.carriers.load(Ordering::Relaxed))
+    }
+
     /// For how long one worker has worked since it began; nothing before [`Loads::watch`].
     #[must_use]
     pub fn busy(&self, worker: usize) -> Duration {
@@ -80,11 +102,11 @@ impl Loads {
     }
 
     /// Counts one connection of a worker until what this gives is dropped, on whatever thread.
-    pub(super) fn carry(self: &Arc<Self>, worker: usize, is_egress: bool) -> Carried {
+    pub(super) fn carry(self: &Arc<Self>, worker: usize, kind: Kind) -> Carried {
         if let Some(cells) = self.workers.get(worker) {
-            cells.half(is_egress).fetch_add(1, Ordering::Relaxed);
+            cells.of(kind).fetch_add(1, Ordering::Relaxed);
         }
-        Carried { loads: Arc::clone(self), worker, is_egress }
+        Carried { loads: Arc::clone(self), worker, kind }
     }
 
     /// Appends the metrics of each worker.
@@ -107,13 +129,13 @@ impl Loads {
 pub(super) struct Carried {
     loads: Arc<Loads>,
     worker: usize,
-    is_egress: bool,
+    kind: Kind,
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
         if let Some(cells) = self.loads.workers.get(self.worker) {
-            cells.half(self.is_egress).fetch_sub(1, Ordering::Relaxed);
+            cells.of(self.kind).fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -125,9 +147,11 @@ mod tests {
     #[test]
     fn each_worker_is_counted_apart_and_all_are_summed() {
         let loads = Arc::new(Loads::new(2));
-        let held = [loads.carry(0, false), loads.carry(1, false), loads.carry(1, true)];
+        let held = [(0, Kind::Ingress), (1, Kind::Ingress), (1, Kind::Egress), (1, Kind::Carrier)]
+            .map(|(worker, kind)| loads.carry(worker, kind));
         assert_eq!((loads.ingress(), loads.egress()), (2, 1));
         assert_eq!((loads.connections(0), loads.connections(1)), (1, 2));
+        assert_eq!((loads.carriers(0), loads.carriers(1)), (0, 1));
         assert_eq!(loads.connections(2), 0, "there is no such worker");
         let mut page = String::new();
         loads.render(&mut page);

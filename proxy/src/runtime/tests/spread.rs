@@ -63,6 +63,7 @@ async fn through_the_mesh(app: SocketAddr, count: usize) {
     }
     assert_eq!((a.loads.egress(), fewer(&a)), (count, count / 2), "{:?}", a.loads);
     // Each worker of the client's sidecar has one to the server's, that its connections share.
+    assert_eq!((b.loads.carriers(0), b.loads.carriers(1)), (1, 1), "{:?}", b.loads);
     assert_eq!((b.loads.ingress(), fewer(&b)), (2, 1), "{:?}", b.loads);
 }
 
