@@ -54,7 +54,7 @@ pub async fn dial(worker: &Worker, key: &LinkKey, alpn: MeshAlpn) -> Result<Link
             worker.telemetry.handshake(Side::Upstream, peer.group, peer.resumed);
             let own = worker.connector.identity().map_or(i64::MAX, |own| own.not_after);
             let expires = own.min(peer.not_after);
-            Ok(Linked { stream: Stream::tls_client(tls).watched(watched), peer: Some(Rc::new(peer)), expires })
+            Ok(Linked { stream: Stream::tls(tls).watched(watched), peer: Some(Rc::new(peer)), expires })
         }
         Err(error) => {
             worker.telemetry.count(Counter::UpstreamHandshakeFailed);

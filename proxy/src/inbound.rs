@@ -195,7 +195,7 @@ async fn shake_hands(
         Ok((tls, peer)) => {
             worker.telemetry.handshake(Side::Downstream, peer.group, peer.resumed);
             let (alpn, until) = (peer.alpn, peer.not_after);
-            Some((Stream::tls_server(tls), Rc::new(connection.proven(worker, peer)), alpn, until))
+            Some((Stream::tls(tls), Rc::new(connection.proven(worker, peer)), alpn, until))
         }
         Err(error) => {
             worker.telemetry.count(Counter::DownstreamHandshakeFailed);

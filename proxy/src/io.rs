@@ -13,11 +13,11 @@ use bytes::{Buf, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::{client, server};
 
 use crate::http::H2Tunnel;
 use crate::net::{Watched, note_written};
 use crate::tcp::Pipe;
+use crate::tls::TlsStream;
 
 /// A connection, whatever carries it.
 ///
@@ -35,8 +35,7 @@ pub struct Stream {
 #[derive(Debug)]
 enum Inner {
     Plain(TcpStream),
-    TlsServer(Box<server::TlsStream<TcpStream>>),
-    TlsClient(Box<client::TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
     H2(Box<H2Tunnel>),
 }
 
@@ -47,16 +46,10 @@ impl Stream {
         Self::new(Inner::Plain(socket))
     }
 
-    /// A connection whose TLS handshake we answered.
+    /// A mesh connection.
     #[must_use]
-    pub fn tls_server(tls: server::TlsStream<TcpStream>) -> Self {
-        Self::new(Inner::TlsServer(Box::new(tls)))
-    }
-
-    /// A connection whose TLS handshake we began.
-    #[must_use]
-    pub fn tls_client(tls: client::TlsStream<TcpStream>) -> Self {
-        Self::new(Inner::TlsClient(Box::new(tls)))
+    pub fn tls(tls: TlsStream) -> Self {
+        Self::new(Inner::Tls(Box::new(tls)))
     }
 
     /// The bytes of one HTTP/2 CONNECT stream.
@@ -125,7 +118,7 @@ impl Stream {
     pub fn poll_ahead(&mut self, cx: &mut Context<'_>) {
         match &mut self.inner {
             Inner::H2(tunnel) => tunnel.poll_ahead(cx),
-            Inner::Plain(_) | Inner::TlsServer(_) | Inner::TlsClient(_) => {}
+            Inner::Plain(_) | Inner::Tls(_) => {}
         }
     }
 
@@ -134,7 +127,7 @@ impl Stream {
     pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match &mut self.inner {
             Inner::H2(tunnel) => tunnel.poll_broken(cx),
-            Inner::Plain(_) | Inner::TlsServer(_) | Inner::TlsClient(_) => Poll::Pending,
+            Inner::Plain(_) | Inner::Tls(_) => Poll::Pending,
         }
     }
 
@@ -143,8 +136,7 @@ impl Stream {
     pub fn socket(&self) -> Option<&TcpStream> {
         match &self.inner {
             Inner::Plain(socket) => Some(socket),
-            Inner::TlsServer(tls) => Some(tls.get_ref().0),
-            Inner::TlsClient(tls) => Some(tls.get_ref().0),
+            Inner::Tls(tls) => Some(tls.socket()),
             Inner::H2(_) => None,
         }
     }
@@ -170,9 +162,7 @@ impl Stream {
     fn holds_bytes(&self) -> bool {
         let below = match &self.inner {
             Inner::Plain(_) => false,
-            // Nothing is decrypted that was not read, and no end was said.
-            Inner::TlsServer(tls) => !tls.get_ref().1.wants_read(),
-            Inner::TlsClient(tls) => !tls.get_ref().1.wants_read(),
+            Inner::Tls(tls) => !tls.is_silent(),
             Inner::H2(_) => true,
         };
         below || !self.prefix.is_empty()
@@ -184,8 +174,11 @@ impl Stream {
     #[must_use]
     pub fn is_drained(&self) -> bool {
         let Some(socket) = self.socket() else { return false };
+        if !self.prefix.is_empty() || matches!(&self.inner, Inner::Tls(tls) if !tls.is_drained()) {
+            return false;
+        }
         let peek = || SockRef::from(socket).peek(&mut [MaybeUninit::uninit()]);
-        self.prefix.is_empty() && matches!(socket.try_io(Interest::READABLE, peek), Ok(0) | Err(_))
+        matches!(socket.try_io(Interest::READABLE, peek), Ok(0) | Err(_))
     }
 
     /// Whether the bytes on the socket are the application's own, so that they may be spliced.
@@ -240,17 +233,7 @@ impl Stream {
         }
         match self.inner {
             Inner::Plain(socket) => Ok(socket),
-            inner @ (Inner::TlsServer(_) | Inner::TlsClient(_) | Inner::H2(_)) => Err(Box::new(Self { inner, ..self })),
-        }
-    }
-
-    /// State of the TLS connection, when there is one.
-    #[must_use]
-    pub fn tls(&self) -> Option<TlsState<'_>> {
-        match &self.inner {
-            Inner::TlsServer(tls) => Some(TlsState::Server(tls.get_ref().1)),
-            Inner::TlsClient(tls) => Some(TlsState::Client(tls.get_ref().1)),
-            Inner::Plain(_) | Inner::H2(_) => None,
+            inner @ (Inner::Tls(_) | Inner::H2(_)) => Err(Box::new(Self { inner, ..self })),
         }
     }
 
@@ -268,22 +251,13 @@ impl Stream {
     pub fn abort(mut self) {
         match &mut self.inner {
             Inner::H2(tunnel) => tunnel.reset(),
-            Inner::Plain(_) | Inner::TlsServer(_) | Inner::TlsClient(_) => {
+            Inner::Plain(_) | Inner::Tls(_) => {
                 if let Some(socket) = self.socket() {
                     SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)).unwrap_or_default();
                 }
             }
         }
     }
-}
-
-/// TLS state of one side.
-#[derive(Clone, Copy, Debug)]
-pub enum TlsState<'a> {
-    /// We answered the handshake.
-    Server(&'a rustls::ServerConnection),
-    /// We began the handshake.
-    Client(&'a rustls::ClientConnection),
 }
 
 macro_rules! forward {
@@ -293,11 +267,7 @@ macro_rules! forward {
                 let $io = Pin::new(io);
                 $call
             }
-            Inner::TlsServer(io) => {
-                let $io = Pin::new(io.as_mut());
-                $call
-            }
-            Inner::TlsClient(io) => {
+            Inner::Tls(io) => {
                 let $io = Pin::new(io.as_mut());
                 $call
             }
@@ -348,8 +318,7 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match &self.inner {
             Inner::Plain(io) => io.is_write_vectored(),
-            Inner::TlsServer(io) => io.is_write_vectored(),
-            Inner::TlsClient(io) => io.is_write_vectored(),
+            Inner::Tls(io) => io.is_write_vectored(),
             Inner::H2(io) => io.is_write_vectored(),
         }
     }

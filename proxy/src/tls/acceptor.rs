@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
 use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use weft_core::detect::MeshAlpn;
 
+use super::handshake::Handshake;
 use super::sessions::Sessions;
+use super::stream::{TlsStream, failed};
 use super::turns::{Line, Turns};
 use super::verify::{ClientOf, roots};
 use super::{MeshPeer, TlsError, judge, provider};
@@ -41,26 +42,18 @@ impl Acceptor {
     ///
     /// # Errors
     /// Any [`TlsError`]; the peer has then seen an alert or the end of the connection.
-    pub async fn accept(&self, socket: TcpStream, hello: &[u8]) -> Result<(TlsStream<TcpStream>, MeshPeer), TlsError> {
+    pub async fn accept(&self, socket: TcpStream, hello: &[u8]) -> Result<(TlsStream, MeshPeer), TlsError> {
         let config = self.config()?;
-        let feed = |connection: &mut rustls::ServerConnection| {
-            let mut rest = hello;
-            // What the bytes break is reported again by the handshake itself.
-            while !rest.is_empty() {
-                match connection.read_tls(&mut rest) {
-                    Ok(0) | Err(_) => break,
-                    Ok(_) if connection.process_new_packets().is_err() => break,
-                    Ok(_) => {}
-                }
-            }
-        };
-        let stream = {
+        let handshake = {
             // The first step is taken where the handshake is made.
-            let handshake = pin!(async { TlsAcceptor::from(config).accept_with(socket, feed).await });
-            self.turns.pace(Line::Accepting, self.timeout, handshake).await?
+            let shaking = pin!(async {
+                let side = UnbufferedServerConnection::new(config).map_err(failed)?;
+                Handshake::new(side, socket, hello).shake().await
+            });
+            self.turns.pace(Line::Accepting, self.timeout, shaking).await?
         };
-        let peer = judge(stream.get_ref().1, self.clock.unix_seconds())?;
-        Ok((stream, peer))
+        let peer = judge(handshake.agreed(), self.clock.unix_seconds())?;
+        Ok((handshake.into_stream().map_err(failed)?, peer))
     }
 
     fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
@@ -80,7 +73,7 @@ impl Acceptor {
     }
 }
 
-fn server_config(identity: &Identity, clock: Clock) -> Result<ServerConfig, rustls::Error> {
+pub(super) fn server_config(identity: &Identity, clock: Clock) -> Result<ServerConfig, rustls::Error> {
     let verifier = ClientOf::new(roots(&identity.bundle)?, identity.bundle.trust_domain.clone())?;
     let key = SingleCertAndKey::from(Arc::clone(&identity.certified));
     let mut config = ServerConfig::builder_with_provider(provider())
@@ -92,6 +85,8 @@ fn server_config(identity: &Identity, clock: Clock) -> Result<ServerConfig, rust
     config.session_storage = Arc::new(Sessions::new(clock, identity.not_after));
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
+    // Records are ours once hands are shaken.
+    config.enable_secret_extraction = true;
     // Ours; see `provider`.
     config.ignore_client_order = true;
     Ok(config)

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::client::Resumption;
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use weft_core::detect::MeshAlpn;
 use weft_core::identity::spiffe::SpiffeId;
 
+use super::handshake::Handshake;
+use super::stream::{TlsStream, failed};
 use super::turns::{Line, Turns};
 use super::verify::{ServerIs, roots};
 use super::{MeshPeer, TlsError, judge, provider};
@@ -68,17 +68,20 @@ impl Connector {
         socket: TcpStream,
         expected: &SpiffeId,
         alpn: MeshAlpn,
-    ) -> Result<(TlsStream<TcpStream>, MeshPeer), TlsError> {
+    ) -> Result<(TlsStream, MeshPeer), TlsError> {
         let config = self.config(expected, alpn)?;
         // The name is the key of the session store and nothing else; verification is by SPIFFE ID, and an address is
         // not sent as SNI.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let stream = {
+        let handshake = {
             // The first step is taken where the handshake is made.
-            let handshake = pin!(async { TlsConnector::from(config).connect(name, socket).await });
-            self.turns.pace(Line::Dialling, self.timeout, handshake).await?
+            let shaking = pin!(async {
+                let side = UnbufferedClientConnection::new(config, name).map_err(failed)?;
+                Handshake::new(side, socket, b"").shake().await
+            });
+            self.turns.pace(Line::Dialling, self.timeout, shaking).await?
         };
-        let judged = judge(stream.get_ref().1, self.clock.unix_seconds()).and_then(|peer| {
+        let judged = judge(handshake.agreed(), self.clock.unix_seconds()).and_then(|peer| {
             if peer.id == *expected {
                 Ok(peer)
             } else {
@@ -90,7 +93,10 @@ impl Connector {
             self.built.borrow_mut().configs.remove(&(expected.clone(), alpn));
         }
         let peer = judged?;
-        if peer.alpn == alpn { Ok((stream, peer)) } else { Err(TlsError::Alpn) }
+        if peer.alpn != alpn {
+            return Err(TlsError::Alpn);
+        }
+        Ok((handshake.into_stream().map_err(failed)?, peer))
     }
 
     fn config(&self, expected: &SpiffeId, alpn: MeshAlpn) -> Result<Arc<ClientConfig>, TlsError> {
@@ -112,7 +118,11 @@ impl Connector {
     }
 }
 
-fn client_config(identity: &Identity, expected: &SpiffeId, alpn: MeshAlpn) -> Result<ClientConfig, TlsError> {
+pub(super) fn client_config(
+    identity: &Identity,
+    expected: &SpiffeId,
+    alpn: MeshAlpn,
+) -> Result<ClientConfig, TlsError> {
     if expected.trust_domain() != &identity.bundle.trust_domain {
         // No bundle vouches for another trust domain.
         return Err(TlsError::Somebody {
@@ -130,5 +140,7 @@ fn client_config(identity: &Identity, expected: &SpiffeId, alpn: MeshAlpn) -> Re
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     config.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
     config.enable_early_data = false;
+    // Records are ours once hands are shaken.
+    config.enable_secret_extraction = true;
     Ok(config)
 }

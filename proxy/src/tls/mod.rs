@@ -7,7 +7,13 @@
 
 mod acceptor;
 mod connector;
+mod handshake;
+mod received;
+mod records;
+mod scratch;
+mod session;
 mod sessions;
+mod stream;
 mod turns;
 mod verified;
 mod verify;
@@ -26,6 +32,7 @@ use weft_core::identity::spiffe::SpiffeId;
 
 pub use acceptor::Acceptor;
 pub use connector::Connector;
+pub use stream::TlsStream;
 pub use turns::Turns;
 pub(crate) use verify::{ServerIs, roots};
 

@@ -1,10 +1,11 @@
 //! Handshakes over real sockets: the right peer gets in, every wrong one does not, resumed or not.
 
+mod stream;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,7 +110,7 @@ impl Pair {
             stream.read_u8().await?;
             stream.write_all(b"c").await?;
             stream.flush().await?;
-            let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            let resumed = peer.resumed;
             Ok((peer, resumed))
         };
         tokio::join!(server, client)
