@@ -17,6 +17,7 @@ mod config;
 mod connection;
 mod detection;
 mod differential;
+mod fields;
 mod frames;
 mod heads;
 mod identity;
@@ -56,6 +57,7 @@ targets! {
     h1_differential_response: differential::response, "http";
     h2_server: frames::server, "http";
     h2_client: frames::client, "http";
+    h2_fields: fields::blocks, "http";
     detection: detection::prefix, "http";
     client_hello: detection::client_hello, "tls";
     identity: identity::names, "spiffe";

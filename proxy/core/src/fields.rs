@@ -60,15 +60,33 @@ struct Entry {
     known: Option<Known>,
     /// Name and value stand in their buffer as on the wire: `": "` between them and CRLF after.
     line: bool,
+    /// Its sender wants it in no table of a compressor (RFC 7541 section 6.2.3).
+    secret: bool,
 }
 
 /// What stands between name and value, and after the value.
 const COLON: &[u8] = b": ";
 const CRLF: &[u8] = b"\r\n";
 
+/// A field as a compressor wants it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldView<'a> {
+    pub(crate) known: Option<Known>,
+    pub(crate) name: &'a [u8],
+    pub(crate) value: &'a [u8],
+    /// It must be in no table of a compressor.
+    pub(crate) secret: bool,
+}
+
 /// Where fields lie in a buffer that a parser still borrows; see [`Fields::from_received`].
 #[derive(Debug)]
 pub(crate) struct FieldSpans(Held);
+
+impl Default for FieldSpans {
+    fn default() -> Self {
+        Self(spare::take())
+    }
+}
 
 impl FieldSpans {
     pub(crate) fn with_capacity(fields: usize) -> Self {
@@ -88,6 +106,87 @@ impl FieldSpans {
         self.add(known, name, (name_at..name_end, value_at..value_end), line);
     }
 
+    /// Adds the line of a field that stands at the end of `buffer` from `at`; its name has `name_len` bytes.
+    #[inline]
+    pub(crate) fn push_line(&mut self, buffer: &[u8], at: usize, name_len: u32, known: Option<Known>, secret: bool) {
+        let Some(end) = u32::try_from(buffer.len()).ok().filter(|end| *end < ADDED) else { return };
+        let Some(line) = buffer.get(at..) else { return };
+        let start = end - u32::try_from(line.len()).unwrap_or(end);
+        let (name, before) = (Span { start, len: name_len }, name_len + 2);
+        let value = Span { start: start + before, len: (end - start).saturating_sub(before + 2) };
+        self.0.names.add(known, line.get(..name_len as usize).unwrap_or_default());
+        self.0.entries.push(Entry { name, value, known, line: true, secret });
+    }
+
+    /// Joins the values of all fields with this name, written like this, to one at the end of `buffer`; empty ones are left
+    /// out.
+    pub(crate) fn join(&mut self, name: &[u8], with: &[u8], buffer: &mut Vec<u8>) {
+        let start = buffer.len();
+        let (mut first, mut secret) = (None, false);
+        let mut index = 0;
+        self.0.entries.retain(|entry| {
+            if resolve(buffer, &[], entry.name) != name {
+                index += 1;
+                return true;
+            }
+            if buffer.len() > start && entry.value.len > 0 {
+                buffer.extend_from_slice(with);
+            }
+            let value = entry.value.start as usize;
+            buffer.extend_from_within(value..value + entry.value.len as usize);
+            secret |= entry.secret;
+            first.replace(first.unwrap_or(index)).is_none()
+        });
+        let value = Span::new(start, buffer.len() - start, 0);
+        if let (Some(entry), Some(value)) = (first.and_then(|first| self.0.entries.get_mut(first)), value) {
+            (entry.value, entry.line, entry.secret) = (value, false, secret);
+        }
+    }
+
+    /// Removes all fields with this name.
+    pub(crate) fn remove(&mut self, name: Known) {
+        let names = Names::of(&[name]);
+        if self.0.names.meets(names) {
+            self.0.entries.retain(|entry| entry.known != Some(name));
+            self.0.names.drop(names);
+        }
+    }
+
+    /// Forgets all of them, and keeps the room.
+    pub(crate) fn clear(&mut self) {
+        self.0.entries.clear();
+        self.0.names = Names::NONE;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.entries.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.entries.len()
+    }
+
+    /// Known names and values in `buffer`, of fields that have one of these names.
+    pub(crate) fn known<'a>(&'a self, buffer: &'a [u8], names: Names) -> impl Iterator<Item = (Known, &'a [u8])> {
+        let entries: &[Entry] = if self.0.names.meets(names) { &self.0.entries } else { &[] };
+        let wanted = move |entry: &'a Entry| entry.known.filter(|known| names.meets(Names::of(&[*known])));
+        entries.iter().filter_map(move |entry| Some((wanted(entry)?, resolve(buffer, &[], entry.value))))
+    }
+
+    /// Names in `buffer`.
+    pub(crate) fn names<'a>(&'a self, buffer: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.0.entries.iter().map(|entry| resolve(buffer, &[], entry.name))
+    }
+
+    /// The same for a list of its own.
+    pub(crate) fn to_owned(&self) -> Self {
+        let mut held = spare::take();
+        held.entries.reserve(self.len() + ADDED_FIELDS);
+        held.entries.extend_from_slice(&self.0.entries);
+        held.names = self.0.names;
+        Self(held)
+    }
+
     /// Adds a field by its positions in the buffer, which has this name there.
     pub(crate) fn push_ranges(&mut self, buffer: &[u8], name: Range<usize>, value: Range<usize>) {
         let text = buffer.get(name.clone()).unwrap_or_default();
@@ -98,7 +197,7 @@ impl FieldSpans {
     fn add(&mut self, known: Option<Known>, text: &[u8], (name, value): (Range<usize>, Range<usize>), line: bool) {
         if let (Some(name), Some(value)) = (Span::received(name), Span::received(value)) {
             self.0.names.add(known, text);
-            self.0.entries.push(Entry { name, value, known, line });
+            self.0.entries.push(Entry { name, value, known, line, secret: false });
         }
     }
 }
@@ -243,6 +342,18 @@ impl Fields {
         self.held().entries.iter().map(|e| (self.bytes(e.name), self.bytes(e.value)))
     }
 
+    /// As [`Self::iter`], with what else is known of each.
+    #[inline]
+    pub(crate) fn views(&self) -> impl Iterator<Item = FieldView<'_>> {
+        let view = |entry: &Entry| FieldView {
+            known: entry.known,
+            name: self.bytes(entry.name),
+            value: self.bytes(entry.value),
+            secret: entry.secret,
+        };
+        self.held().entries.iter().map(view)
+    }
+
     /// As [`Self::iter`], but values can outlive the list: received ones share its buffer, added ones a copy of theirs.
     pub fn iter_shared(&self) -> impl Iterator<Item = (&[u8], Bytes)> {
         let added = Bytes::copy_from_slice(&self.held().added);
@@ -346,7 +457,7 @@ impl Fields {
             return held.added.truncate(start);
         };
         held.names.add(line.known, line.text.get(..line.lens[0]).unwrap_or_default());
-        held.entries.push(Entry { name, value, known: line.known, line: true });
+        held.entries.push(Entry { name, value, known: line.known, line: true, secret: false });
     }
 
     /// As [`Self::set`], for a value as [`Self::append_with`] wants it.
@@ -457,6 +568,7 @@ impl Fields {
         }
     }
 
+    #[inline]
     fn bytes(&self, span: Span) -> &[u8] {
         self.held().bytes(span)
     }
@@ -499,7 +611,7 @@ impl Content {
         self.added.extend_from_slice(CRLF);
         let name_span = Span::new(start, name.len(), ADDED)?;
         self.names.add(known, name);
-        Some(Entry { name: name_span, value, known, line: true })
+        Some(Entry { name: name_span, value, known, line: true, secret: false })
     }
 
     fn store_value(&mut self, value: &[u8]) -> Option<Span> {
@@ -576,6 +688,7 @@ impl<N: AsRef<[u8]>, V: AsRef<[u8]>> Extend<(N, V)> for Fields {
     }
 }
 
+#[inline]
 fn resolve<'a>(received: &'a [u8], added: &'a [u8], span: Span) -> &'a [u8] {
     let buffer = if span.start & ADDED == 0 { received } else { added };
     let start = (span.start & !ADDED) as usize;

@@ -14,6 +14,7 @@ pub mod fields;
 pub mod h1;
 pub mod handover;
 pub mod hash;
+pub mod http2;
 pub mod identity;
 pub mod intercept;
 pub mod interest;

@@ -30,8 +30,9 @@ const FORBIDDEN_TRAILERS: [&str; 10] = [
 ];
 
 /// Whether a trailer section must not have a field of this name.
-pub(crate) fn is_forbidden_trailer(name: &str) -> bool {
-    FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+pub(crate) fn is_forbidden_trailer(name: impl AsRef<[u8]>) -> bool {
+    let name = name.as_ref();
+    FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes()))
 }
 
 /// What a decoder found next.

@@ -78,6 +78,10 @@ faults! {
         Scheme "bad_scheme" 400 "scheme is missing or neither http nor https";
         AuthorityMissing "authority_missing" 400 "request names no authority";
         AuthorityInvalid "authority_invalid" 400 "authority is not a host name or address with an optional port";
+        PseudoUnknown "unknown_pseudo_field" 400 "pseudo-header field that a message of this kind does not have";
+        PseudoRepeated "pseudo_field_repeated" 400 "more than one of a pseudo-header field";
+        PseudoLate "pseudo_field_after_fields" 400 "pseudo-header field after other fields";
+        PseudoMissing "pseudo_field_missing" 400 "request without method or response without status in HTTP/2";
         LengthWithoutBody "length_without_body" 400 "Content-Length announces a body but the stream ended";
         TargetNotTranslatable "target_not_translatable" 400 "request target is too long or too odd for HTTP/2";
         UpgradeOverHttp2 "upgrade_over_http2" 400 "HTTP/1.1 upgrade cannot be translated to HTTP/2";
