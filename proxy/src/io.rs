@@ -114,14 +114,6 @@ impl Stream {
         self.written
     }
 
-    /// Keeps what comes through HTTP/2 while its reader is busy; a socket of its own keeps it by itself.
-    pub fn poll_ahead(&mut self, cx: &mut Context<'_>) {
-        match &mut self.inner {
-            Inner::H2(tunnel) => tunnel.poll_ahead(cx),
-            Inner::Plain(_) | Inner::Tls(_) => {}
-        }
-    }
-
     /// Ready when a tunnel is broken whose peer had ended its own direction: then no read tells. Nobody is woken for a
     /// socket's error; look at it from time to time.
     pub fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

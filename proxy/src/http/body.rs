@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use weft_core::fault::FaultKind;
 use weft_core::fields::Fields;
+use weft_core::http2::frame::Reason;
 use weft_core::message::BodyFraming;
 use weft_core::propagate::peer::drop_client_identity;
 
@@ -50,7 +51,7 @@ pub struct BodyError {
     /// Kind of fault.
     pub fault: FaultKind,
     /// Code of the HTTP/2 reset that broke it, to be passed on.
-    pub reset: Option<h2::Reason>,
+    pub reset: Option<Reason>,
 }
 
 impl BodyError {

@@ -182,18 +182,9 @@ impl Conn {
             return self.poll_gone(cx).map(Err);
         }
         if self.read.len() >= READ_BYTES_MAX {
-            self.poll_ahead(cx);
             return Poll::Pending;
         }
         self.poll_news(cx)
-    }
-
-    /// Keeps what comes meanwhile out of a connection that others share; what is read from here is not read any more for
-    /// now.
-    pub(crate) fn poll_ahead(&mut self, cx: &mut Context<'_>) {
-        if let Some(stream) = &mut self.stream {
-            stream.poll_ahead(cx);
-        }
     }
 
     /// A client that has ended its direction may still read, or be gone: both look the same until the peer's kernel answers

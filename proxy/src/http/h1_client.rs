@@ -337,7 +337,6 @@ impl H1ResponseBody {
 
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
         self.at_once = false;
-        self.conn.borrow_mut().poll_ahead(cx);
         if self.pump.is_some() {
             // A broken request body is found again, and reported, when the response is read next.
             poll_request(&self.conn, &mut self.pump, &mut self.write_failed, cx).unwrap_or_default();

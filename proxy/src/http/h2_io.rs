@@ -1,32 +1,25 @@
 //! Bodies on HTTP/2 streams, the same for both ends of a stream.
 //!
 //! Receive windows are given back as pieces are handed on, and a piece is only asked for when the one before has left, so
-//! a slow reader closes the window of a fast writer. Meanwhile what arrives is taken out of the crate and joined, because
-//! it ends connections on which many small frames wait; the window bounds how much that is. Small pieces that have arrived
-//! together are handed on together. Resets keep their code across
-//! the proxy.
+//! a slow reader closes the window of a fast writer. What arrives meanwhile waits in the connection, joined, and is handed
+//! on together: small frames cost no more than their bytes. Resets keep their code across the proxy.
 
 use std::cell::Cell;
+use std::io::IoSlice;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use bytes::{Buf as _, Bytes};
 use weft_core::fault::FaultKind;
-use weft_core::h1::Limits;
+use weft_core::http2::connection::Broken;
+use weft_core::http2::frame::Reason;
 use weft_core::message::BodyFraming;
-use weft_core::translate::{trailers_from_h2, trailers_to_h2};
 
 use super::body::Sent;
+use super::h2_stream::{H2Reader, H2Stream};
 use super::keepalive::InFlight;
 use super::rest::RequestRest;
 use super::{Body, BodyError, Frame};
-
-/// A piece of a body that is smaller than this is joined with what has arrived behind it.
-const SMALL_BYTES: usize = 1024;
-
-/// Until there are so many bytes: what one frame holds.
-const JOINED_BYTES: usize = 16 * 1024;
 
 /// Which peer sends the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,24 +29,23 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    fn error(self, error: &h2::Error) -> BodyError {
-        // Resets by the crate are for bodies that break the protocol: not as long as announced, or beyond the window.
-        let broken = error.is_reset() && error.is_library();
+    fn error(self, broken: Broken) -> BodyError {
+        let (misused, reset) = (broken.is_misuse(), broken.reason());
         let fault = match self {
-            Self::Downstream if broken => FaultKind::BadBody,
+            Self::Downstream if misused => FaultKind::BadBody,
             Self::Downstream => FaultKind::DownstreamReset,
-            Self::Upstream if broken => FaultKind::UpstreamProtocol,
-            Self::Upstream if error.is_reset() => FaultKind::UpstreamReset,
+            Self::Upstream if misused => FaultKind::UpstreamProtocol,
+            Self::Upstream if reset.is_some() => FaultKind::UpstreamReset,
             Self::Upstream => FaultKind::UpstreamTruncated,
         };
-        BodyError { fault, reset: error.reason().filter(|_| error.is_reset() && !broken) }
+        BodyError { fault, reset }
     }
 }
 
 /// Code for resetting a stream whose body broke: the peer's own where it gave one.
 ///
-/// Not `NO_ERROR`: after a whole response it may stop a request (RFC 9113 section 8.1), which the crate tells apart, but a
-/// body that it cuts must not look whole to clients that take it for an end.
+/// Not `NO_ERROR`: after a whole response it may stop a request (RFC 9113 section 8.1), but a body that it cuts must not look
+/// whole to clients that take it for an end.
 pub(crate) fn reset_reason(error: BodyError) -> Reason {
     let left = error.fault == FaultKind::DownstreamReset;
     error.reset.filter(|reason| *reason != Reason::NO_ERROR).unwrap_or(if left {
@@ -65,19 +57,12 @@ pub(crate) fn reset_reason(error: BodyError) -> Reason {
 
 /// Body arriving on an HTTP/2 stream. A response's also carries what is left of its request.
 pub struct H2Body {
-    recv: RecvStream,
+    reader: H2Reader,
     side: Side,
     framing: BodyFraming,
-    limits: Limits,
     received: Option<Rc<Cell<u64>>>,
     request: Option<Box<H2Sender>>,
     held: Option<InFlight>,
-    /// Arrived while the reader was busy; its window is not given back yet.
-    ahead: BytesMut,
-    /// Something was taken ahead, if only a frame without bytes, and the reader does not know yet.
-    unread: bool,
-    data_ended: bool,
-    broken: Option<BodyError>,
 }
 
 impl std::fmt::Debug for H2Body {
@@ -87,20 +72,8 @@ impl std::fmt::Debug for H2Body {
 }
 
 impl H2Body {
-    pub(crate) fn new(recv: RecvStream, side: Side, framing: BodyFraming, limits: Limits) -> Self {
-        Self {
-            recv,
-            side,
-            framing,
-            limits,
-            received: None,
-            request: None,
-            held: None,
-            ahead: BytesMut::new(),
-            unread: false,
-            data_ended: false,
-            broken: None,
-        }
+    pub(crate) const fn new(reader: H2Reader, side: Side, framing: BodyFraming) -> Self {
+        Self { reader, side, framing, received: None, request: None, held: None }
     }
 
     /// Counts data bytes there.
@@ -120,87 +93,20 @@ impl H2Body {
         if let Some(Err(error)) = self.poll_request(cx) {
             return Poll::Ready(Some(Err(error)));
         }
-        let side = self.side;
-        self.unread = false;
-        if !self.ahead.is_empty() {
-            // Whole, so that no buffer stays with a reader that was slow once.
-            let data = std::mem::take(&mut self.ahead).freeze();
-            return Poll::Ready(Some(self.hand_on(data)));
-        }
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        while !self.data_ended {
-            match ready!(self.recv.poll_data(cx)) {
-                Some(data) => {
-                    let data = data.map_err(|e| side.error(&e))?;
-                    if !data.is_empty() {
-                        let data = self.joined(data, cx);
-                        return Poll::Ready(Some(self.hand_on(data)));
-                    }
+        match ready!(self.reader.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.reader.read(data.len());
+                if let Some(received) = &self.received {
+                    received.set(received.get() + data.len() as u64);
                 }
-                None => self.data_ended = true,
+                Poll::Ready(Some(Ok(Frame::Data(data))))
             }
+            Some(Err(broken)) => Poll::Ready(Some(Err(self.side.error(broken)))),
+            None => Poll::Ready(self.reader.trailers().map(|trailers| Ok(Frame::Trailers(trailers)))),
         }
-        let trailers = ready!(self.recv.poll_trailers(cx)).map_err(|e| side.error(&e))?;
-        Poll::Ready(trailers.map(|map| {
-            trailers_from_h2(&map, &self.limits).map(Frame::Trailers).map_err(|_| {
-                BodyError::of(match side {
-                    Side::Downstream => FaultKind::BadBody,
-                    Side::Upstream => FaultKind::UpstreamProtocol,
-                })
-            })
-        }))
-    }
-
-    /// A small piece with those that have arrived behind it. Peers count small frames as we do and end the connection,
-    /// which many clients share: what one of them sends byte by byte must not go on so.
-    fn joined(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
-        let mut last = first.len();
-        while last < SMALL_BYTES && self.ahead.len() < JOINED_BYTES {
-            match self.recv.poll_data(cx) {
-                Poll::Ready(Some(Ok(more))) => {
-                    if self.ahead.is_empty() {
-                        self.ahead.extend_from_slice(&first);
-                    }
-                    self.ahead.extend_from_slice(&more);
-                    last = more.len();
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    self.broken = Some(self.side.error(&error));
-                    break;
-                }
-                Poll::Ready(None) => {
-                    self.data_ended = true;
-                    break;
-                }
-                Poll::Pending => break,
-            }
-        }
-        if self.ahead.is_empty() { first } else { std::mem::take(&mut self.ahead).freeze() }
-    }
-
-    fn hand_on(&mut self, data: Bytes) -> Result<Frame, BodyError> {
-        let side = self.side;
-        self.recv.flow_control().release_capacity(data.len()).map_err(|e| side.error(&e))?;
-        if let Some(received) = &self.received {
-            received.set(received.get() + data.len() as u64);
-        }
-        Ok(Frame::Data(data))
     }
 
     pub(crate) fn poll_background(&mut self, cx: &mut Context<'_>) {
-        while !self.data_ended && self.broken.is_none() {
-            match self.recv.poll_data(cx) {
-                Poll::Ready(Some(Ok(data))) => {
-                    self.unread = true;
-                    self.ahead.extend_from_slice(&data);
-                }
-                Poll::Ready(Some(Err(error))) => self.broken = Some(self.side.error(&error)),
-                Poll::Ready(None) => self.data_ended = true,
-                Poll::Pending => break,
-            }
-        }
         // A broken request body has reset the stream; the next read reports it.
         self.poll_request(cx).unwrap_or(Ok(())).unwrap_or_default();
     }
@@ -227,7 +133,7 @@ impl H2Body {
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        !self.unread && self.ahead.is_empty() && self.broken.is_none() && self.recv.is_end_stream()
+        self.reader.is_end()
     }
 
     pub(crate) const fn framing(&self) -> BodyFraming {
@@ -237,7 +143,7 @@ impl H2Body {
 
 /// A body leaving on an HTTP/2 stream.
 pub(crate) struct H2Sender {
-    stream: SendStream<Bytes>,
+    stream: H2Stream,
     body: Body,
     pending: Bytes,
     to: Side,
@@ -246,7 +152,7 @@ pub(crate) struct H2Sender {
 }
 
 impl H2Sender {
-    pub(crate) const fn new(stream: SendStream<Bytes>, body: Body, to: Side) -> Self {
+    pub(crate) const fn new(stream: H2Stream, body: Body, to: Side) -> Self {
         Self { stream, body, pending: Bytes::new(), to, sent: Sent { bytes: 0, grpc_status: None }, broken: None }
     }
 
@@ -257,63 +163,59 @@ impl H2Sender {
 
     /// Moves the body within the peer's window, one piece at a time. On an error the stream has been reset.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
-        let to = self.to;
-        let gone = |error: h2::Error| BodyError {
-            fault: if to == Side::Upstream { FaultKind::UpstreamReset } else { FaultKind::DownstreamReset },
-            reset: error.reason(),
-        };
         if let Some(error) = self.broken.take() {
-            self.stream.send_reset(reset_reason(error));
+            self.stream.reset(reset_reason(error));
             return Poll::Ready(Err(error));
         }
         loop {
             if !self.pending.is_empty() {
-                self.stream.reserve_capacity(self.pending.len());
-                let room = match self.stream.capacity() {
-                    0 => match self.stream.poll_capacity(cx) {
-                        Poll::Pending => {
-                            self.body.poll_background(cx);
-                            return Poll::Pending;
+                match self.stream.poll_room(self.pending.len(), cx) {
+                    Poll::Pending => {
+                        self.body.poll_background(cx);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(room) => {
+                        if self.send(room.map_err(|broken| self.gone(broken))?) {
+                            return Poll::Ready(Ok(()));
                         }
-                        Poll::Ready(None) => return Poll::Ready(Err(gone(Reason::CANCEL.into()))),
-                        Poll::Ready(Some(room)) => room.map_err(gone)?,
-                    },
-                    room => room,
-                };
-                let piece = self.pending.split_to(room.min(self.pending.len()));
-                self.sent.bytes += piece.len() as u64;
-                let last = self.pending.is_empty() && self.body.is_end();
-                self.stream.send_data(piece, last).map_err(gone)?;
-                if last {
-                    return Poll::Ready(Ok(()));
+                    }
                 }
                 continue;
             }
             let frame = match self.body.poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    return match self.stream.poll_reset(cx) {
-                        Poll::Ready(reason) => Poll::Ready(Err(gone(reason.map_or_else(|e| e, Into::into)))),
-                        Poll::Pending => Poll::Pending,
-                    };
-                }
+                Poll::Pending => return self.stream.poll_broken(cx).map(|broken| Err(self.gone(broken))),
             };
             match frame {
                 Some(Ok(Frame::Data(data))) => self.pending = data,
                 Some(Ok(Frame::Trailers(trailers))) => {
                     self.sent.note_trailers(&trailers);
-                    return Poll::Ready(self.stream.send_trailers(trailers_to_h2(&trailers)).map_err(gone));
+                    return Poll::Ready(self.stream.send_trailers(&trailers).map_err(|broken| self.gone(broken)));
                 }
                 Some(Err(error)) => {
-                    // A reset discards frames that wait to be written, the head among them. The connection's task is
-                    // ahead of us in the queue: let it write them first.
+                    // Where it broke because its client has left, the exchange is dropped first.
                     self.broken = Some(error);
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                None => return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(gone)),
+                None => return Poll::Ready(self.stream.send_end().map_err(|broken| self.gone(broken))),
             }
         }
+    }
+
+    /// Sends so many bytes of the piece at hand; whether they are the last of the body.
+    fn send(&mut self, bytes: usize) -> bool {
+        let last = bytes == self.pending.len() && self.body.is_end();
+        self.stream.send_data(&[IoSlice::new(&self.pending)], bytes, last);
+        self.pending.advance(bytes);
+        self.sent.bytes += bytes as u64;
+        last
+    }
+
+    fn gone(&self, broken: Broken) -> BodyError {
+        let fault = if self.to == Side::Upstream { FaultKind::UpstreamReset } else { FaultKind::DownstreamReset };
+        let reset = broken.reason();
+        BodyError { fault, reset }
     }
 
     /// What is left of the request when its response has left.
@@ -322,7 +224,7 @@ impl H2Sender {
     }
 
     /// The bare stream.
-    pub(crate) fn into_stream(self) -> SendStream<Bytes> {
+    pub(crate) fn into_stream(self) -> H2Stream {
         self.stream
     }
 }

@@ -12,14 +12,15 @@
 
 use std::rc::Rc;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use ::http::Method;
 use bytes::Bytes;
-use h2::ext::Protocol;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
 use tokio::time::Instant;
+use weft_core::fields::Fields;
+use weft_core::http2::frame::Reason;
+use weft_core::message::{RequestHead, ResponseHead, Version};
 
 use super::h1_server::serve_h1;
+use super::h2_stream::H2Stream;
 use super::keepalive::InFlight;
 use super::{H2Tunnel, Handler, HttpLimits, ServeEnd};
 use crate::io::Stream;
@@ -29,7 +30,7 @@ use crate::runtime::drain::Draining;
 const PROTOCOL: &str = "weft-h1/1";
 
 /// Over how many connections links may be spread: what a server says when it accepts one.
-const WORKERS: HeaderName = HeaderName::from_static("x-weft-workers");
+const WORKERS: &str = "x-weft-workers";
 
 /// Most that is believed of that.
 const WORKERS_MAX: usize = 64;
@@ -44,30 +45,31 @@ pub enum NoLink {
 }
 
 /// Asks for a link.
-pub(super) fn request() -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = Uri::from_static("http://weft/");
-    *request.version_mut() = Version::HTTP_2;
-    request.extensions_mut().insert(Protocol::from_static(PROTOCOL));
-    request
+pub(super) fn request() -> RequestHead {
+    RequestHead {
+        version: Version::Http2,
+        scheme: Some(Bytes::from_static(b"http")),
+        authority: Some(Bytes::from_static(b"weft")),
+        protocol: Some(Bytes::from_static(PROTOCOL.as_bytes())),
+        ..RequestHead::new(Method::CONNECT, Bytes::from_static(b"/"))
+    }
 }
 
 /// How many workers a server that accepts a link says to have.
-pub(super) fn workers(fields: &HeaderMap) -> usize {
-    let said = fields.get(WORKERS).and_then(|value| value.to_str().ok()?.parse().ok());
+pub(super) fn workers(fields: &Fields) -> usize {
+    let said = fields.get_str(WORKERS).and_then(|value| value.parse().ok());
     said.unwrap_or(1).clamp(1, WORKERS_MAX)
 }
 
 /// Whether a stream is to become a link, or something else that is none of HTTP's own.
-pub(super) fn is_asked_for(request: &Request<RecvStream>) -> bool {
-    request.extensions().get::<Protocol>().is_some()
+pub(super) const fn is_asked_for(request: &RequestHead) -> bool {
+    request.protocol.is_some()
 }
 
 /// A stream that asks to become a link.
 pub(super) struct Asked {
-    pub(super) request: Request<RecvStream>,
-    pub(super) respond: SendResponse<Bytes>,
+    pub(super) request: RequestHead,
+    pub(super) stream: H2Stream,
     pub(super) held: InFlight,
 }
 
@@ -78,16 +80,20 @@ pub(super) async fn serve<H: Handler>(
     drain: Draining,
     (handler, workers): (Rc<H>, usize),
 ) {
-    let Asked { request, mut respond, held } = asked;
+    let Asked { request, stream, held } = asked;
     let begun = Instant::now();
-    if request.extensions().get::<Protocol>().is_none_or(|protocol| protocol.as_str() != PROTOCOL) {
-        respond.send_reset(Reason::PROTOCOL_ERROR);
+    if request.protocol.as_deref() != Some(PROTOCOL.as_bytes()) {
+        stream.reset(Reason::PROTOCOL_ERROR);
         return held.end(begun, true);
     }
-    let mut response = Response::new(());
-    response.headers_mut().insert(WORKERS, HeaderValue::from(workers));
-    let Ok(send) = respond.send_response(response, false) else { return held.end(begun, true) };
-    let stream = Stream::h2_tunnel(H2Tunnel::new(send, request.into_body(), None));
+    drop(request);
+    let mut response = ResponseHead::new(200);
+    response.fields.append(WORKERS, workers.to_string());
+    if stream.send_response(&response, false).is_err() || stream.broken().is_some() {
+        return held.end(begun, true);
+    }
+    drop(response);
+    let stream = Stream::h2_tunnel(H2Tunnel::new(stream, None));
     let end = serve_h1(stream, limits, drain, &*handler).await;
     // A sidecar that cancels much opens links elsewhere long before it is taken for one that resets for nothing.
     let by_peer = matches!(end, ServeEnd::Closed | ServeEnd::Fault(_));

@@ -1,34 +1,32 @@
-//! HTTP/2 toward the downstream (RFC 9113), on the `h2` crate: a task per stream, all on the connection's worker.
+//! HTTP/2 toward the downstream (RFC 9113): a task per stream, all on the connection's worker.
 //!
-//! The crate bounds fragments of heads, answers that nobody reads and resets; what it leaves open is seen to in
-//! [`super::h2_watch`]. Here the concurrent streams, head sizes and windows are set and heads are checked as HTTP/1 heads
-//! are. A head that is refused costs its stream, not the connection.
+//! A head that is refused costs its stream, not the connection.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::Method;
 use bytes::Bytes;
-use h2::server::{self, SendResponse};
-use h2::{Reason, RecvStream, SendStream};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 use weft_core::fault::FaultKind;
-use weft_core::h1::HeadFault;
+use weft_core::http2::connection::{Config, Connection, Opened, Refused, Role, Unseen};
+use weft_core::http2::frame::Reason;
+use weft_core::http2::hpack::BlockLimits;
 use weft_core::message::{BodyFraming, ParsedRequest, Version};
-use weft_core::translate::{request_from_h2, response_to_h2};
 
 use super::body::Sent;
 use super::h1_server::head_fault;
+use super::h2_drive::{Drive, Over};
 use super::h2_io::{H2Body, H2Sender, Side};
 use super::h2_link;
-use super::h2_watch::{End, Watch, Watched};
+use super::h2_stream::{H2Reader, H2Stream};
 use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
-use super::limits::SMALL_FRAMES_BYTES_MAX;
+use super::limits::INTERIM_MAX;
 use super::rest::RequestRest;
 use super::{
     Body, BodyError, ExchangeEnd, H2Tunnel, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
@@ -39,12 +37,6 @@ use crate::runtime::drain::Draining;
 
 /// After a GOAWAY for this long a client has heard it; streams that it opens later are refused, unprocessed.
 const GOAWAY_HEARD: Duration = Duration::from_secs(10);
-
-/// The crate counts a field as name, value and 32 bytes (RFC 9113 section 6.5.2) and before cookie crumbs are joined, so
-/// its bound is above ours; ours is applied to the checked head.
-fn header_list_max(limits: &HttpLimits) -> u32 {
-    u32::try_from(limits.message.head_bytes_max.saturating_add(limits.message.fields_max * 32)).unwrap_or(u32::MAX)
-}
 
 /// Serves one HTTP/2 connection until it ends; needs a `LocalSet` for the tasks of its streams.
 ///
@@ -69,167 +61,208 @@ async fn serve<H: Handler + 'static>(
     drain: Draining,
     handler: &Rc<H>,
 ) -> ServeEnd {
-    let mut builder = server::Builder::new();
-    builder
-        .max_concurrent_streams(limits.streams_max)
-        .max_header_list_size(header_list_max(limits))
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window())
-        .data_frame_budget(SMALL_FRAMES_BYTES_MAX)
-        .max_pending_accept_reset_streams(limits.pending_resets_max)
-        .max_concurrent_reset_streams(limits.resets_remembered_max)
-        .max_send_buffer_size(super::OUT_BYTES_MAX);
-    if handler.link().is_some() {
-        builder.enable_connect_protocol();
-    }
-    let (watch, bytes) = Watch::new(End::Server, stream);
-    let shaking = builder.handshake::<_, Bytes>(bytes);
-    let mut connection = match timeout(limits.head_timeout, shaking).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return ServeEnd::Fault(connection_fault(&error)),
-        Err(_) => return ServeEnd::Fault(FaultKind::HeadTimeout),
+    let connection = Connection::new(config(limits, handler.link().is_some()));
+    let mut drive = Drive::new(connection, stream);
+    let greeting = poll_fn(|cx| match poll_turn(&mut drive, cx) {
+        Poll::Pending if drive.shared().borrow().is_greeted() => Poll::Ready(None),
+        polled @ (Poll::Ready(_) | Poll::Pending) => polled.map(Some),
+    });
+    let Ok(over) = timeout(limits.head_timeout, greeting).await else {
+        return ServeEnd::Fault(FaultKind::HeadTimeout);
     };
-    watch.gather();
     let open = Rc::<Streams>::default();
-    let mut keepalive = KeepAlive::new(connection.ping_pong(), &open, watch.clone(), limits);
-    let mut draining = pin!(drain.draining());
-    let (mut told, mut idle, mut new_turn, mut refused) = (None, false, false, None);
-    loop {
-        let next = poll_fn(|cx| {
-            if std::mem::take(&mut new_turn) {
-                watch.begin_turn();
+    let keepalive = KeepAlive::new(true, &open, limits);
+    let told = None;
+    let mut serving = Serving { drive, open, keepalive, told, idle: false, limits, drain: drain.clone(), handler };
+    let end = match over {
+        Some(over) => End::Over(over),
+        None => {
+            let mut draining = pin!(drain.draining());
+            poll_fn(|cx| serving.poll(draining.as_mut(), cx)).await
+        }
+    };
+    let (end, last_word) = serving.ended(end);
+    if last_word {
+        serving.drive.close_within(limits.linger_timeout).await;
+    }
+    end
+}
+
+fn config(limits: &HttpLimits, connect_protocol: bool) -> Config {
+    Config {
+        role: Role::Server,
+        message: limits.message,
+        list_bytes_max: BlockLimits::of(&limits.message).list_bytes_max,
+        streams_max: limits.streams_max,
+        stream_window: limits.stream_window,
+        connection_window: limits.connection_window(),
+        connect_protocol,
+        pending_resets_max: limits.pending_resets_max,
+        resets_remembered_max: limits.resets_remembered_max,
+        interims_max: INTERIM_MAX,
+    }
+}
+
+fn poll_turn(drive: &mut Drive, cx: &mut Context<'_>) -> Poll<Over> {
+    match drive.poll_read(cx) {
+        Poll::Pending => drive.poll_write(cx),
+        over => over,
+    }
+}
+
+/// Why serving is over.
+enum End {
+    Over(Over),
+    Kept(Verdict),
+    /// More streams were reset in vain than an honest client does.
+    Premature,
+}
+
+/// One connection that is served.
+struct Serving<'a, H> {
+    drive: Drive,
+    open: Rc<Streams>,
+    keepalive: KeepAlive,
+    /// When the client was told that we drain.
+    told: Option<Instant>,
+    /// It was told so because nothing came.
+    idle: bool,
+    limits: &'a Rc<HttpLimits>,
+    drain: Draining,
+    handler: &'a Rc<H>,
+}
+
+impl<H: Handler + 'static> Serving<'_, H> {
+    fn poll(&mut self, draining: Pin<&mut impl Future<Output = ()>>, cx: &mut Context<'_>) -> Poll<End> {
+        if self.told.is_none() && draining.poll(cx).is_ready() {
+            self.told = Some(Instant::now());
+            self.drive.shared().borrow_mut().go_away();
+        }
+        let read = self.drive.poll_read(cx);
+        self.take_streams();
+        if let Poll::Ready(over) = read {
+            return Poll::Ready(End::Over(over));
+        }
+        if self.open.premature() > self.limits.premature_resets_max {
+            return Poll::Ready(End::Premature);
+        }
+        if let Poll::Ready(over) = self.drive.poll_write(cx) {
+            return Poll::Ready(End::Over(over));
+        }
+        match std::task::ready!(self.keepalive.poll(&self.drive, cx)) {
+            // GOAWAY first: a request on its way is answered, or known to be unprocessed.
+            Verdict::Idle if !self.idle => {
+                self.idle = true;
+                self.drive.shared().borrow_mut().go_away();
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            if told.is_none() && draining.as_mut().poll(cx).is_ready() {
-                told = Some(Instant::now());
-                connection.graceful_shutdown();
-            }
-            let polled = connection.poll_accept(cx);
-            if let Poll::Ready(Some(Ok((_, respond)))) = &polled {
-                refused = watch.accepted(respond.stream_id().as_u32());
-            } else {
-                watch.take_refused().for_each(|fault| handler.refused(&unseen(fault)));
-            }
-            if let Poll::Ready(next) = polled {
-                return Poll::Ready(Next::Stream(next));
-            }
-            if watch.flooded() || open.premature() > limits.premature_resets_max {
-                return Poll::Ready(Next::Flood);
-            }
-            new_turn = true;
-            if matches!(watch.poll_send(cx), Poll::Ready(Err(_))) {
-                return Poll::Ready(Next::Broken);
-            }
-            keepalive.poll(cx).map(Next::Over)
-        });
-        match next.await {
-            // A client that does not answer the PING of the shutdown would go on for ever, with an expired certificate too.
-            Next::Stream(Some(Ok((_, mut respond)))) if told.is_some_and(|told| told.elapsed() > GOAWAY_HEARD) => {
-                respond.send_reset(Reason::REFUSED_STREAM);
-            }
-            Next::Stream(Some(Ok((request, respond)))) if h2_link::is_asked_for(&request) => {
-                let Some(served_by) = handler.link() else { continue };
-                let asked = h2_link::Asked { request, respond, held: InFlight::begin(&open) };
-                let (limits, drain) = (Rc::clone(limits), drain.clone());
+            verdict @ (Verdict::Idle | Verdict::Gone | Verdict::Stuck) => Poll::Ready(End::Kept(verdict)),
+        }
+    }
+
+    /// Has a task begin for each stream that was opened.
+    fn take_streams(&self) {
+        loop {
+            let opened = self.drive.shared().borrow_mut().next_opened();
+            let Some(Opened { key, request }) = opened else { break };
+            self.begin(H2Stream::held(Rc::clone(self.drive.shared()), key), request);
+        }
+        loop {
+            let unseen = self.drive.shared().borrow_mut().next_unseen();
+            let fault = match unseen {
+                Some(Unseen::TooMany) => FaultKind::Overload,
+                Some(Unseen::Malformed) => FaultKind::BadRequest,
+                None => break,
+            };
+            self.handler.refused(&unseen_refusal(fault));
+        }
+    }
+
+    fn begin(&self, stream: H2Stream, request: Result<ParsedRequest, Refused>) {
+        // A client that does not answer the PING of the shutdown would go on for ever, with an expired certificate too.
+        if self.told.is_some_and(|told| told.elapsed() > GOAWAY_HEARD) {
+            return stream.reset(Reason::REFUSED_STREAM);
+        }
+        let held = InFlight::begin(&self.open);
+        let limits = Rc::clone(self.limits);
+        match request {
+            Ok(parsed) if h2_link::is_asked_for(&parsed.head) => {
+                let Some(served_by) = self.handler.link() else { return };
+                let asked = h2_link::Asked { request: parsed.head, stream, held };
+                let drain = self.drain.clone();
                 spawn_local(async move { h2_link::serve(asked, &limits, drain, served_by).await });
             }
-            Next::Stream(Some(Ok((request, respond)))) => {
-                let stream = Accepted { request, respond, refused, held: InFlight::begin(&open) };
+            request => {
+                let accepted = Accepted { request, stream, held };
                 // Boxed: what is spawned is moved several times.
-                spawn_local(Box::pin(serve_stream(stream, Rc::clone(limits), Rc::clone(handler))));
+                spawn_local(Box::pin(serve_stream(accepted, limits, Rc::clone(self.handler))));
             }
-            Next::Stream(Some(Err(error))) => {
-                let clean = error.reason() == Some(Reason::NO_ERROR);
-                return if clean { ServeEnd::Closed } else { ServeEnd::Fault(connection_fault(&error)) };
+        }
+    }
+
+    /// What came of it, and whether something is left to be said.
+    fn ended(&self, end: End) -> (ServeEnd, bool) {
+        let calm = || self.drive.shared().borrow_mut().fail(Reason::ENHANCE_YOUR_CALM);
+        match end {
+            End::Premature => {
+                calm();
+                (ServeEnd::Fault(FaultKind::Flood), true)
             }
-            Next::Stream(None) => {
-                return match (told.is_some(), idle) {
+            End::Kept(Verdict::Stuck) => {
+                calm();
+                (ServeEnd::Fault(FaultKind::HeadTimeout), true)
+            }
+            End::Kept(Verdict::Gone) => (ServeEnd::Fault(FaultKind::IdleTimeout), false),
+            End::Kept(Verdict::Idle) => (ServeEnd::Idle, false),
+            End::Over(Over::Fatal(Reason::ENHANCE_YOUR_CALM)) => (ServeEnd::Fault(FaultKind::Flood), true),
+            End::Over(Over::Fatal(_)) => (ServeEnd::Fault(FaultKind::BadRequest), true),
+            End::Over(Over::Cut) => (ServeEnd::Fault(FaultKind::DownstreamReset), false),
+            End::Over(Over::Ended | Over::Finished) => {
+                let end = match (self.told.is_some(), self.idle) {
                     (true, _) => ServeEnd::Drained,
                     (false, true) => ServeEnd::Idle,
                     (false, false) => ServeEnd::Closed,
                 };
-            }
-            Next::Flood => {
-                dismiss(&mut connection, limits).await;
-                return ServeEnd::Fault(FaultKind::Flood);
-            }
-            Next::Broken => return ServeEnd::Fault(FaultKind::DownstreamReset),
-            Next::Over(Verdict::Stuck) => {
-                dismiss(&mut connection, limits).await;
-                return ServeEnd::Fault(FaultKind::HeadTimeout);
-            }
-            Next::Over(Verdict::Gone) => return ServeEnd::Fault(FaultKind::IdleTimeout),
-            // GOAWAY first: a request on its way is answered, or known to be unprocessed.
-            Next::Over(Verdict::Idle) if idle => return ServeEnd::Idle,
-            Next::Over(Verdict::Idle) => {
-                idle = true;
-                connection.graceful_shutdown();
+                (end, true)
             }
         }
     }
 }
 
-/// Who broke a connection, and how: the crate ends one by itself where frames break the protocol or its bounds.
-fn connection_fault(error: &h2::Error) -> FaultKind {
-    match error.reason() {
-        _ if !error.is_library() => FaultKind::DownstreamReset,
-        Some(Reason::ENHANCE_YOUR_CALM) => FaultKind::Flood,
-        Some(_) => FaultKind::BadRequest,
-        None => FaultKind::DownstreamReset,
-    }
-}
-
-type Opened = (::http::Request<RecvStream>, SendResponse<Bytes>);
-
 /// A stream that a client has opened.
 struct Accepted {
-    request: ::http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    /// Why the crate has reset it already.
-    refused: Option<FaultKind>,
+    request: Result<ParsedRequest, Refused>,
+    stream: H2Stream,
     held: InFlight,
 }
 
-#[allow(clippy::large_enum_variant, reason = "the large variant is the common one")]
-enum Next {
-    Stream(Option<Result<Opened, h2::Error>>),
-    Over(Verdict),
-    Flood,
-    /// It cannot be written any more.
-    Broken,
-}
-
-/// Ends a connection at once, with the reason if the client still reads.
-async fn dismiss(connection: &mut server::Connection<Watched, Bytes>, limits: &HttpLimits) {
-    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-    // Whether it is heard or not, the connection ends.
-    timeout(limits.linger_timeout, poll_fn(|cx| connection.poll_closed(cx))).await.ok();
-}
-
 /// A stream that ended before anything was done for it.
-const fn unseen(fault: FaultKind) -> Refusal {
-    let status = if matches!(fault, FaultKind::HeadTooLarge) { Some(431) } else { None };
-    Refusal { fault, reason: None, version: Version::Http2, method: None, status }
+const fn unseen_refusal(fault: FaultKind) -> Refusal {
+    Refusal { fault, reason: None, version: Version::Http2, method: None, status: None }
 }
 
 /// Serves one stream.
 #[allow(clippy::manual_async_fn, reason = "an async fn holds its arguments twice, as such and as variables")]
-fn serve_stream<H: Handler>(mut stream: Accepted, limits: Rc<HttpLimits>, handler: Rc<H>) -> impl Future<Output = ()> {
+fn serve_stream<H: Handler>(accepted: Accepted, limits: Rc<HttpLimits>, handler: Rc<H>) -> impl Future<Output = ()> {
     async move {
         let begun = Instant::now();
+        let Accepted { request, stream, held } = accepted;
         // Nothing is begun for a stream that was reset before it could be.
-        if poll_fn(|cx| Poll::Ready(stream.respond.poll_reset(cx).is_ready())).await {
-            let fault = stream.refused.unwrap_or(FaultKind::DownstreamReset);
-            handler.refused(&Refusal { method: Some(stream.request.method().clone()), ..unseen(fault) });
-            return stream.held.end(begun, true);
+        if let Some(broken) = stream.broken() {
+            let fault = if broken.is_misuse() { FaultKind::BadRequest } else { FaultKind::DownstreamReset };
+            let method = request.map_or_else(|refused| refused.method, |parsed| Some(parsed.head.method));
+            handler.refused(&Refusal { method, ..unseen_refusal(fault) });
+            return held.end(begun, true);
         }
-        let (request, asked) = match take(stream.request, &limits) {
-            Ok(taken) => taken,
-            Err((reason, method)) => {
-                refuse(reason, method, stream.respond, &*handler);
-                return stream.held.end(begun, false);
+        let (request, asked) = match request {
+            Ok(parsed) => take(parsed, &stream),
+            Err(refused) => {
+                refuse(refused, &stream, &*handler);
+                return held.end(begun, false);
             }
         };
-        let interim = Interim::h2(stream.respond);
+        let interim = Interim::h2(stream);
         let handled = {
             let work = pin!(handler.handle(request, &interim));
             unless_reset(work, &interim).await
@@ -237,12 +270,12 @@ fn serve_stream<H: Handler>(mut stream: Accepted, limits: Rc<HttpLimits>, handle
         let left = match (handled, interim.into_h2()) {
             (None, _) => Left::Reset,
             (Some(_), None) => Left::Otherwise,
-            (Some((response, ticket)), Some(respond)) => {
-                let sending = begin_answer(response, respond, asked.head_only, asked.connect);
+            (Some((response, ticket)), Some(stream)) => {
+                let sending = begin_answer(response, stream, asked.head_only, asked.connect);
                 finish_answer(sending, ticket, asked.received.as_deref(), &limits, &*handler).await
             }
         };
-        stream.held.end(begun, left == Left::Reset);
+        held.end(begun, left == Left::Reset);
     }
 }
 
@@ -250,27 +283,22 @@ fn serve_stream<H: Handler>(mut stream: Accepted, limits: Rc<HttpLimits>, handle
 struct AskedFor {
     /// It is a HEAD.
     head_only: bool,
-    /// What the client sends into the tunnel that it asks for.
-    connect: Option<RecvStream>,
+    /// It is a CONNECT.
+    connect: bool,
     /// Counts the bytes of the body, if there is one.
     received: Option<Rc<Cell<u64>>>,
 }
 
-/// The request, checked.
-fn take(request: ::http::Request<RecvStream>, limits: &HttpLimits) -> Result<(Request, AskedFor), (HeadFault, Method)> {
-    // Many small fields take ten times the room in a map; it must not live as long as the request does.
-    let (parts, recv) = request.into_parts();
-    let parsed = request_from_h2(&parts, None, recv.is_end_stream(), &limits.message);
-    let ParsedRequest { head, framing } = parsed.map_err(|reason| (reason, parts.method))?;
-    let mut asked = AskedFor { head_only: head.method == Method::HEAD, connect: None, received: None };
-    if head.method == Method::CONNECT {
-        asked.connect = Some(recv);
-    } else if framing != BodyFraming::None {
-        let received = asked.received.insert(Rc::default());
-        let body = H2Body::new(recv, Side::Downstream, framing, limits.message).counting(Rc::clone(received));
-        return Ok((Request { head, body: Body::H2(body) }, asked));
+fn take(ParsedRequest { head, framing }: ParsedRequest, stream: &H2Stream) -> (Request, AskedFor) {
+    let connect = head.method == Method::CONNECT;
+    let mut asked = AskedFor { head_only: head.method == Method::HEAD, connect, received: None };
+    if connect || framing == BodyFraming::None {
+        return (Request { head, body: Body::Empty }, asked);
     }
-    Ok((Request { head, body: Body::Empty }, asked))
+    let received = asked.received.insert(Rc::default());
+    let reader = H2Reader::new(stream.clone());
+    let body = H2Body::new(reader, Side::Downstream, framing).counting(Rc::clone(received));
+    (Request { head, body: Body::H2(body) }, asked)
 }
 
 /// How a stream ended.
@@ -281,18 +309,20 @@ enum Left {
     Otherwise,
 }
 
-fn refuse<H: Handler>(reason: HeadFault, method: Method, mut respond: SendResponse<Bytes>, handler: &H) {
+fn refuse<H: Handler>(Refused { fault: reason, method }: Refused, stream: &H2Stream, handler: &H) {
     let fault = head_fault(reason);
     let status = Some(reason.status());
-    let refusal = Refusal { fault, reason: Some(reason), version: Version::Http2, method: Some(method), status };
+    let refusal = Refusal { fault, reason: Some(reason), version: Version::Http2, method, status };
     handler.refused(&refusal);
     let Response { head, body, .. } = refusal_response(&refusal);
-    // Where sending fails the stream is gone already. A request body still on its way is stopped by dropping the stream.
-    if let Ok(response) = response_to_h2(&head)
-        && let Ok(mut stream) = respond.send_response(response, false)
-    {
+    // A request body still on its way is stopped by dropping the stream.
+    if stream.send_response(&head, false).is_ok() {
         let text = if let Body::Full(text) = body { text } else { Bytes::new() };
-        stream.send_data(text, true).unwrap_or_default();
+        let mut sender = H2Sender::new(stream.clone(), Body::full(text), Side::Downstream);
+        // It fits: nothing was sent on this stream, and who gives no window gets no explanation.
+        if sender.poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending() {
+            stream.reset(Reason::REFUSED_STREAM);
+        }
     }
 }
 
@@ -310,44 +340,39 @@ enum Sending {
     /// Nothing, or nothing can be.
     Over(Option<FaultKind>),
     /// The whole response is out; the request may go on.
-    Request(RequestRest, SendStream<Bytes>),
+    Request(RequestRest, H2Stream),
     /// The body is to be sent, and what of the request has been split off from it.
     Body(H2Sender, Option<RequestRest>),
     /// It is a tunnel: its two ends.
     Tunnel(Box<(Stream, Stream)>),
 }
 
-fn begin_answer(
-    response: Response,
-    mut respond: SendResponse<Bytes>,
-    head_only: bool,
-    connect: Option<RecvStream>,
-) -> Sending {
+fn begin_answer(response: Response, stream: H2Stream, head_only: bool, connect: bool) -> Sending {
     let Response { head, mut body, upgrade, refused } = response;
     if refused {
-        respond.send_reset(Reason::REFUSED_STREAM);
+        stream.reset(Reason::REFUSED_STREAM);
         return Sending::Over(None);
     }
-    let Ok(converted) = response_to_h2(&head) else {
-        respond.send_reset(Reason::INTERNAL_ERROR);
-        return Sending::Over(Some(FaultKind::UpstreamProtocol));
-    };
     let (mut body, rest) = match head_only || matches!(head.status, 204 | 304) {
         true => (Body::Empty, body.take_rest()),
         false => (body, None),
     };
     let empty = body.is_end() && upgrade.is_none();
-    let Ok(send) = respond.send_response(converted, empty) else {
+    if stream.broken().is_some() {
         return Sending::Over(Some(FaultKind::DownstreamReset));
-    };
-    if let (Some(upstream), Some(recv)) = (upgrade, connect) {
-        return Sending::Tunnel(Box::new((Stream::h2_tunnel(H2Tunnel::new(send, recv, None)), *upstream)));
+    }
+    if stream.send_response(&head, empty).is_err() {
+        stream.reset(Reason::INTERNAL_ERROR);
+        return Sending::Over(Some(FaultKind::UpstreamProtocol));
+    }
+    if let (Some(upstream), true) = (upgrade, connect) {
+        return Sending::Tunnel(Box::new((Stream::h2_tunnel(H2Tunnel::new(stream, None)), *upstream)));
     }
     if empty {
         let rest = rest.or_else(|| body.take_rest());
-        return rest.map_or(Sending::Over(None), |rest| Sending::Request(rest, send));
+        return rest.map_or(Sending::Over(None), |rest| Sending::Request(rest, stream));
     }
-    Sending::Body(H2Sender::new(send, body, Side::Downstream), rest)
+    Sending::Body(H2Sender::new(stream, body, Side::Downstream), rest)
 }
 
 /// Sends what is left of a response, and tells the handler unless the stream became a tunnel.
@@ -362,8 +387,8 @@ fn finish_answer<H: Handler>(
     async move {
         let (sent, fault) = match sending {
             Sending::Over(fault) => (Sent::default(), fault),
-            Sending::Request(rest, mut send) => {
-                let stopped = Box::pin(finish_request(rest, &mut send, limits)).await;
+            Sending::Request(rest, stream) => {
+                let stopped = Box::pin(finish_request(rest, &stream, limits)).await;
                 (Sent::default(), stopped.map(|error| error.fault))
             }
             Sending::Body(mut sender, rest) => {
@@ -372,7 +397,7 @@ fn finish_answer<H: Handler>(
                 if error.is_none()
                     && let Some(rest) = rest.or_else(|| sender.take_rest())
                 {
-                    error = Box::pin(finish_request(rest, &mut sender.into_stream(), limits)).await;
+                    error = Box::pin(finish_request(rest, &sender.into_stream(), limits)).await;
                 }
                 (sent, error.map(|error| error.fault))
             }
@@ -391,18 +416,14 @@ fn finish_answer<H: Handler>(
 
 /// After a whole response the client may go on with its request (RFC 9113 section 8.1), unless the server stops it or
 /// nothing of it moves. Gives what is to be recorded: the client has all that it asked for, whatever becomes of the rest.
-async fn finish_request(
-    rest: RequestRest,
-    downstream: &mut SendStream<Bytes>,
-    limits: &HttpLimits,
-) -> Option<BodyError> {
+async fn finish_request(rest: RequestRest, downstream: &H2Stream, limits: &HttpLimits) -> Option<BodyError> {
     let mut rest = rest.within(limits.rest_timeout);
     let error = poll_fn(|cx| rest.poll(cx)).await.err()?;
     // Dropping the stream says NO_ERROR, as most servers do.
     if let BodyError { fault: FaultKind::UpstreamReset, reset: Some(reason) } = error
         && reason != Reason::NO_ERROR
     {
-        downstream.send_reset(reason);
+        downstream.reset(reason);
     }
     Some(error).filter(|error| error.fault == FaultKind::IdleTimeout)
 }

@@ -1,15 +1,14 @@
 //! Interim (1xx) responses on their way from upstream to downstream.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use h2::server::SendResponse;
 use weft_core::h1::encode_response_head;
 use weft_core::message::{BodyFraming, ResponseHead};
-use weft_core::translate::{response_for_h1, response_to_h2};
+use weft_core::translate::response_for_h1;
 
 use super::conn::Shared;
+use super::h2_stream::H2Stream;
 use super::limits::OUT_BYTES_MAX;
 
 /// Where interim responses of one request go.
@@ -24,7 +23,7 @@ pub struct Interim {
 enum Sink {
     None,
     H1(Shared),
-    H2(RefCell<SendResponse<Bytes>>),
+    H2(H2Stream),
 }
 
 impl std::fmt::Debug for Interim {
@@ -44,8 +43,8 @@ impl Interim {
         Self { sink: Sink::H1(conn), continued: Cell::new(false) }
     }
 
-    pub(crate) const fn h2(respond: SendResponse<Bytes>) -> Self {
-        Self { sink: Sink::H2(RefCell::new(respond)), continued: Cell::new(false) }
+    pub(crate) const fn h2(stream: H2Stream) -> Self {
+        Self { sink: Sink::H2(stream), continued: Cell::new(false) }
     }
 
     /// Queues an interim head (status 100 to 199 without 101); it leaves with the connection's next flush, which the
@@ -63,20 +62,17 @@ impl Interim {
                 response_for_h1(&mut head, BodyFraming::None);
                 encode_response_head(&head, conn.borrow_mut().out.tail());
             }
-            Sink::H2(respond) => {
-                if let Ok(response) = response_to_h2(&head) {
-                    // Fails only when the stream is gone, which its task notices by itself.
-                    respond.borrow_mut().send_informational(response).unwrap_or_default();
-                }
-            }
+            // A head that HTTP/2 cannot carry is dropped too.
+            Sink::H2(stream) => stream.send_response(&head, false).unwrap_or_default(),
         }
     }
 
     /// Whether the client is so far behind with reading that hints would only pile up.
     fn is_full(&self) -> bool {
         match &self.sink {
-            Sink::None | Sink::H2(_) => false,
+            Sink::None => false,
             Sink::H1(conn) => conn.borrow().out.len() >= OUT_BYTES_MAX,
+            Sink::H2(stream) => stream.is_behind(),
         }
     }
 
@@ -89,15 +85,15 @@ impl Interim {
     pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.sink {
             Sink::None | Sink::H1(_) => Poll::Pending,
-            Sink::H2(respond) => respond.borrow_mut().poll_reset(cx).map(|_| ()),
+            Sink::H2(stream) => stream.poll_broken(cx).map(drop),
         }
     }
 
     /// The way to the final response, for HTTP/2.
-    pub(crate) fn into_h2(self) -> Option<SendResponse<Bytes>> {
+    pub(crate) fn into_h2(self) -> Option<H2Stream> {
         match self.sink {
             Sink::None | Sink::H1(_) => None,
-            Sink::H2(respond) => Some(respond.into_inner()),
+            Sink::H2(stream) => Some(stream),
         }
     }
 }

@@ -14,11 +14,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::HttpLimits;
-use super::h2_watch::Watch;
+use super::h2_drive::Drive;
 
 /// A stream that its client resets sooner than this after opening it was not worth opening: concurrent streams bound how
 /// many longer ones there can be.
@@ -82,10 +81,9 @@ pub(crate) enum Verdict {
 
 /// Sends a PING each interval while there are streams, and waits for a sign of life.
 pub(crate) struct KeepAlive {
-    /// None: the peer is not to be asked.
-    pings: Option<PingPong>,
+    /// Whether the peer is to be asked.
+    pings: bool,
     streams: Rc<Streams>,
-    watch: Watch,
     heard_before: u64,
     opened: u64,
     idle: Duration,
@@ -98,12 +96,11 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(crate) fn new(pings: Option<PingPong>, streams: &Rc<Streams>, watch: Watch, limits: &HttpLimits) -> Self {
+    pub(crate) fn new(pings: bool, streams: &Rc<Streams>, limits: &HttpLimits) -> Self {
         let (interval, timeout) = (limits.ping_interval, limits.ping_timeout);
         Self {
             pings,
             streams: Rc::clone(streams),
-            watch,
             heard_before: 0,
             opened: 0,
             idle: Duration::ZERO,
@@ -117,22 +114,21 @@ impl KeepAlive {
     }
 
     /// Ready when the connection is to be closed; within one interval after the idle timeout for an idle one.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+    pub(crate) fn poll(&mut self, drive: &Drive, cx: &mut Context<'_>) -> Poll<Verdict> {
         loop {
-            let answer = self.pings.as_mut().filter(|_| self.waiting).map(|pings| pings.poll_pong(cx));
-            if matches!(answer, Some(Poll::Ready(Ok(_)))) {
+            if self.waiting && !drive.shared().borrow().owes_pong() {
                 self.waiting = false;
                 self.timer.as_mut().reset(Instant::now() + self.interval);
             }
             std::task::ready!(self.timer.as_mut().poll(cx));
-            if self.watch.section_older_than(self.head_timeout) {
+            if drive.section_older_than(self.head_timeout) {
                 return Poll::Ready(Verdict::Stuck);
             }
-            if self.waiting && self.watch.bytes_read() == self.heard_before {
+            if self.waiting && drive.bytes_read() == self.heard_before {
                 return Poll::Ready(Verdict::Gone);
             }
-            // A PING that was answered by other bytes stays under way; h2 takes the next one when its answer has come.
-            self.heard_before = self.watch.bytes_read();
+            // A PING that was answered by other bytes stays under way.
+            self.heard_before = drive.bytes_read();
             let active = self.streams.open() > 0;
             let quiet = !active && self.opened == self.streams.opened.get();
             self.opened = self.streams.opened.get();
@@ -142,12 +138,7 @@ impl KeepAlive {
                 self.timer.as_mut().reset(Instant::now() + self.interval);
                 return Poll::Ready(Verdict::Idle);
             }
-            let unanswered = self.waiting;
-            let asked = match &mut self.pings {
-                Some(pings) if active => pings.send_ping(Ping::opaque()).is_ok() || unanswered,
-                Some(_) | None => false,
-            };
-            self.waiting = asked;
+            self.waiting = self.pings && active && drive.shared().borrow_mut().ping();
             let next = if self.waiting { self.timeout } else { self.interval };
             self.timer.as_mut().reset(Instant::now() + next);
         }

@@ -14,11 +14,6 @@ pub const OUT_BYTES_MAX: usize = 64 * 1024;
 /// would else go on for megabytes, and a hundred of them would let everybody else wait for hundreds of megabytes.
 pub(crate) const TURN_BYTES_MAX: u64 = 256 * 1024;
 
-/// What the small DATA frames that wait on one HTTP/2 connection may cost beyond their payload; the crate charges each
-/// 256 bytes. They wait for one turn of the worker only: what nobody reads yet, or only slowly, is taken out of the crate's
-/// hands ([`super::Body::kept_during`], [`super::H2Body`], [`super::H2Tunnel`]).
-pub(crate) const SMALL_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// What one proxy adds to a head: ids, trace context, who called, where from.
 const ADDED_BYTES_MAX: usize = 4 * 1024;
 const ADDED_FIELDS_MAX: usize = 16;
@@ -30,12 +25,8 @@ pub(crate) const INTERIM_MAX: u32 = 32;
 /// connections with too many, ours included; whoever cancels must not end a connection that others share.
 pub(crate) const RESETS_SENT_MAX: usize = 1000;
 
-/// Streams that we have reset toward a server and remember: all of them, with those that were open meanwhile. What is on
-/// its way for a forgotten one the crate takes for an error of the peer's, and bears 1,024 of those in a connection's life.
+/// Streams that we have reset toward a server and remember: all of them, with those that were open meanwhile.
 pub(crate) const RESETS_REMEMBERED_MAX: usize = 2 * RESETS_SENT_MAX;
-
-/// For so long; bytes that take longer would have to wait for more than a hundred full windows on a slow link.
-pub(crate) const RESETS_REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Bounds that apply to one HTTP connection, each with its default.
 #[derive(Clone, Debug)]
@@ -59,8 +50,8 @@ pub struct HttpLimits {
     pub pending_resets_max: usize,
     /// Streams reset as soon as they are open, beyond as many that were not, before the connection is closed: 500.
     pub premature_resets_max: usize,
-    /// Streams of a downstream that were answered before their request had come, and are remembered for a second: 200. What
-    /// still comes for others counts as an error of the client's.
+    /// Streams of a downstream that were answered before their request had come, and are remembered: the last 200. What still
+    /// comes for others counts as an error of the client's.
     pub resets_remembered_max: usize,
     /// Receive window of one HTTP/2 stream: 128 KiB. That of its connection is as large as those of all its streams
     /// together, so that streams nobody reads never hold up the others.

@@ -1,6 +1,6 @@
 //! HTTP on connections: bytes in and out, no policy.
 //!
-//! HTTP/1 is the codec of the core driven here on a [`Stream`]; HTTP/2 is the `h2` crate. Both hand requests to one
+//! HTTP/1 and HTTP/2 are machines of the core, driven here on a [`Stream`]. Both hand requests to one
 //! [`Handler`] as the same [`Request`] and take the same [`Response`], so what decides about a request does not know how
 //! it arrived or leaves. Everything of one HTTP/1 exchange runs inside the task of its downstream connection (inside the
 //! task of its stream for HTTP/2): a response body read from upstream is polled by the writer downstream, and a request
@@ -18,12 +18,11 @@ mod conn;
 mod h1_client;
 mod h1_server;
 mod h2_client;
-mod h2_frames;
+mod h2_drive;
 mod h2_io;
 mod h2_link;
 mod h2_server;
-mod h2_watch;
-mod h2_wire;
+mod h2_stream;
 mod interim;
 mod keepalive;
 mod limits;

@@ -85,8 +85,6 @@ impl Direction {
                 State::Closed => return Poll::Ready(Ok(())),
                 State::Refused => {
                     self.held = Held::Nothing;
-                    // Goes on sending, perhaps: within its window, and not at the cost of the link that others share.
-                    from.poll_ahead(cx);
                     return Poll::Ready(Err(Broken::Writing));
                 }
                 State::Closing => {
@@ -101,7 +99,6 @@ impl Direction {
                     Poll::Ready(Err(_)) => self.state = State::Refused,
                     Poll::Pending => {
                         self.shrink();
-                        from.poll_ahead(cx);
                         return Poll::Pending;
                     }
                 },

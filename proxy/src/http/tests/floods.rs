@@ -1,13 +1,17 @@
 //! HTTP/2 frames that cost their sender nothing.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::spawn_local;
 use tokio::time::{advance, timeout};
 
-use super::super::HttpLimits;
-use super::support::{Proto, Proxy, proxy, read_all, run, run_frozen, upstream};
+use super::super::{HttpLimits, serve_h2};
+use super::support::{Forward, Proto, Proxy, proxy, read_all, run, run_frozen, upstream};
+use crate::io::Stream;
+use crate::runtime::drain::drain;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0weft-png";
@@ -46,6 +50,39 @@ fn cve_2019_9512_and_9515_answers_nobody_reads_are_not_piled_up() {
             assert!(taken < FLOOD_BYTES, "{name}: nothing holds the client back");
         });
     }
+}
+
+#[test]
+fn who_was_held_back_is_heard_again_once_it_reads() {
+    const PINGS: usize = 50_000;
+    run(async {
+        // Sockets of this family hold less than TCP's; the driver knows sockets, not their family.
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let ours = TcpStream::from_std(std::net::TcpStream::from(std::os::fd::OwnedFd::from(ours))).unwrap();
+        // No timer of the connection's own looks after it in the time of a test.
+        let limits = Rc::new(HttpLimits { ping_interval: Duration::from_secs(3600), ..HttpLimits::default() });
+        let (_trigger, signal) = drain();
+        let (handler, signal) = (Forward::to(None, &limits), signal.here());
+        spawn_local(async move { serve_h2(Stream::plain(ours), &limits, signal, &handler).await });
+        let (mut reading, mut writing) = tokio::net::UnixStream::from_std(theirs).unwrap().into_split();
+        let says = [PREFACE, &PING.repeat(PINGS)].concat();
+        let mut said = 0;
+        while let Ok(written) = timeout(Duration::from_secs(1), writing.write(&says[said..])).await {
+            said += written.unwrap();
+        }
+        assert!(said < says.len(), "nothing holds the client back");
+        let hearing = async {
+            let (mut heard, mut piece) = (0, [0; 4096]);
+            // Of the server's first frames some bytes more.
+            while heard < PING.len() * PINGS {
+                heard += reading.read(&mut piece).await.unwrap();
+            }
+        };
+        let (rest, ()) = tokio::join!(writing.write_all(&says[said..]), hearing);
+        rest.unwrap();
+    });
 }
 
 #[test]
@@ -168,7 +205,7 @@ fn cve_2016_8740_a_head_without_end_is_not_waited_for_for_ever() {
 }
 
 #[test]
-fn streams_that_the_crate_refuses_have_a_record() {
+fn streams_that_are_refused_have_a_record() {
     run(async {
         let (proxy, mut socket) = connected().await;
         // GET without :scheme and :path.

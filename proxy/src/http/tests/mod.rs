@@ -6,5 +6,4 @@ mod h1_messages;
 mod h2_streams;
 mod links;
 mod rest;
-mod small_frames;
 mod support;
