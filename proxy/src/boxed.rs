@@ -2,6 +2,10 @@
 
 use std::pin::Pin;
 
+/// What a connection does once it is known what it is, until its end, in a box of its own: while it lasts it holds nothing
+/// of how it began. `None`: it is over already.
+pub type Going = Option<Pin<Box<dyn Future<Output = ()>>>>;
+
 /// Makes a future in a box. `Box::pin` makes it first and moves it then, because making room might fail while it has
 /// something to drop: for the future of a request that is a copy of 10 KiB. Here there is room first.
 pub fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {

@@ -2,6 +2,7 @@
 //! What differs by door is in [`HttpPath::settle`].
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use http::Method;
@@ -22,7 +23,8 @@ use crate::entropy::ThreadEntropy;
 use crate::exchange::{Connection, Exchange, Upstream, record_connection};
 use crate::forward::{Destination, forward};
 use crate::http::{
-    ExchangeEnd, Handler, Interim, Refusal, Request, Response, ServeEnd, fault_response, serve_h1, serve_h2,
+    ExchangeEnd, H1Connection, Handler, Interim, Refusal, Request, Response, ServeEnd, fault_response, serve_h1,
+    serve_h2,
 };
 use crate::io::Stream;
 use crate::runtime::drain::Draining;
@@ -44,17 +46,24 @@ pub struct HttpPath {
 }
 
 impl HttpPath {
-    /// Serves until the connection ends. Dropping the future closes it and cancels what is under way.
-    pub async fn serve(self, stream: Stream, http2: bool, drain: Draining) -> ServeEnd {
+    /// Serves until the connection ends, and drops `held` then. Dropping the future closes it and cancels what is under way.
+    ///
+    /// No async function: it would hold the stream for ever.
+    pub fn serve(
+        self,
+        stream: Stream,
+        http2: bool,
+        drain: Draining,
+        held: impl Sized + 'static,
+    ) -> Pin<Box<dyn Future<Output = ()>>> {
         let limits = if self.connection.peer.is_some() { &self.worker.mesh_limits } else { &self.worker.limits };
         let limits = Rc::clone(limits);
         if http2 {
-            // Boxed: connections of HTTP/1 are many, and would hold room for it.
             let path = Rc::new(self);
-            boxed(|| serve_h2(stream, &limits, drain, &path)).await
-        } else {
-            serve_h1(stream, &limits, drain, &self).await
+            return boxed(move || async move { ended(serve_h2(stream, &limits, drain, &path).await, held) });
         }
+        let conn = H1Connection::new(stream, &limits);
+        boxed(move || async move { ended(serve_h1(conn, &limits, drain, &self).await, held) })
     }
 
     async fn answer(
@@ -216,6 +225,11 @@ impl Handler for HttpPath {
     }
 }
 
+fn ended(end: ServeEnd, held: impl Sized) {
+    tracing::trace!(?end, "connection ended");
+    drop(held);
+}
+
 /// A client that hoped for a tunnel may have sent the first bytes of somebody else's protocol after its request already.
 /// Where the tunnel is refused they would be read as the next request; servers that know this close, and so it is passed
 /// on instead of ending at this hop.
@@ -225,4 +239,20 @@ fn end_connection(head: &mut ResponseHead) {
 
 fn grpc_status(head: &ResponseHead) -> Option<u16> {
     head.fields.get_str(Known::GrpcStatus)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of connections wait for their next request: what they hold then is what they cost.
+    #[test]
+    fn a_connection_that_waits_holds_little() {
+        let size = size(serve_h1::<HttpPath>);
+        assert!(size <= 896, "{size} bytes for what every connection is");
+    }
 }

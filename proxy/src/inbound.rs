@@ -7,19 +7,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 use weft_core::detect::MeshAlpn;
 use weft_core::fault::FaultKind;
 use weft_core::model::{AppProtocol, InboundMode};
 
-use crate::boxed::boxed;
+use crate::boxed::{Going, boxed};
 use crate::exchange::{Connection, Upstream};
 use crate::forward::Destination;
 use crate::http_path::HttpPath;
 use crate::io::Stream;
 use crate::l4;
-use crate::outbound::{Begun, Other, captured_from, finish, is_http, look, open, refuse_loop, unless_drained};
+use crate::outbound::{Begun, Other, captured_from, carry, finish, is_http, look, open, refuse_loop, unless_drained};
 use crate::peek::{Peeked, peek};
 use crate::runtime::worker::Worker;
 use crate::site::Site;
@@ -54,16 +53,27 @@ impl Carrier {
     /// Serves it to its end.
     pub async fn serve(self, worker: Rc<Worker>) {
         let Self { connection, socket, heard: Heard { site, hello } } = self;
-        mesh(worker, connection, Stream::plain(socket).with_prefix(hello), site).await;
+        let stream = Stream::plain(socket).with_prefix(hello);
+        if let Some(going) = boxed(|| mesh(worker, connection, stream, site)).await {
+            going.await;
+        }
     }
 }
 
-/// Serves one captured inbound connection to its end, or gives it back where several workers may serve it.
-pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) -> Option<Box<Carrier>> {
+/// What came of a connection's beginning.
+pub(crate) enum Came {
+    /// What it does until its end.
+    Goes(Going),
+    /// One that several workers may serve.
+    Shared(Box<Carrier>),
+}
+
+/// Begins to serve one captured inbound connection.
+pub(crate) async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) -> Came {
     let connection = open(&worker, downstream, Direction::Inbound);
     let Some(original) = captured_from(&socket) else {
         refuse_loop(&worker, &connection, socket);
-        return None;
+        return Came::Goes(None);
     };
     let rules = &worker.shared.inbound;
     let protocol = rules.protocols.get(&original.port()).copied().unwrap_or_default();
@@ -71,36 +81,30 @@ pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr
     serve_to(worker, connection, socket, original, protocol, mode).await
 }
 
-/// Serves one connection to the application at `address`, or gives it back as [`serve`].
-pub async fn serve_to(
+/// Begins to serve one connection to the application at `address`.
+pub(crate) async fn serve_to(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     socket: TcpStream,
     address: SocketAddr,
     protocol: AppProtocol,
     mode: InboundMode,
-) -> Option<Box<Carrier>> {
+) -> Came {
     let mut stream = Stream::plain(socket);
-    // In a box of its own: a connection that waits for its next request holds nothing of how it began.
-    let http2 = match boxed(|| begin(&worker, &connection, &mut stream, address, protocol, mode)).await {
+    Came::Goes(match begin(&worker, &connection, &mut stream, address, protocol, mode).await {
         Start::Mesh(MeshAlpn::Http2) if worker.shared.loads.workers() > 1 => {
             let heard = Heard { site: Site::Local { address, protocol }, hello: stream.take_prefix() };
-            let socket = stream.into_socket().ok()?;
-            return Some(Box::new(Carrier { connection, socket, heard }));
+            return match stream.into_socket() {
+                Ok(socket) => Came::Shared(Box::new(Carrier { connection, socket, heard })),
+                Err(_) => Came::Goes(None),
+            };
         }
-        Start::Mesh(_) => {
-            mesh(worker, connection, stream, Site::Local { address, protocol }).await;
-            return None;
-        }
-        Start::Plain(Begun::Http(_, http2)) => http2,
-        Start::Plain(Begun::Other(other)) => {
-            finish(&worker, &connection, stream, other).await;
-            return None;
-        }
-        Start::Plain(Begun::Left) => return None,
-    };
-    http(worker, connection, stream, Site::Local { address, protocol }, http2, None).await;
-    None
+        // Boxed, being large: a gateway's connections begin in the same room.
+        Start::Mesh(_) => boxed(|| mesh(worker, connection, stream, Site::Local { address, protocol })).await,
+        Start::Plain(Begun::Http(site, http2)) => http(worker, connection, stream, site, http2, None),
+        Start::Plain(Begun::Other(other)) => finish(worker, connection, stream, other),
+        Start::Plain(Begun::Left) => None,
+    })
 }
 
 /// What a connection turned out to be.
@@ -171,15 +175,12 @@ fn undeclared(to: &Destination) -> Destination {
 }
 
 /// Ends mesh TLS and serves what is inside.
-async fn mesh(worker: Rc<Worker>, connection: Rc<Connection>, stream: Stream, site: Site) {
-    let shaken = boxed(|| shake_hands(&worker, &connection, stream)).await;
-    drop(connection);
-    let Some((stream, proven, alpn, until)) = shaken else { return };
+async fn mesh(worker: Rc<Worker>, connection: Rc<Connection>, stream: Stream, site: Site) -> Going {
+    let (stream, proven, alpn, until) = shake_hands(&worker, &connection, stream).await?;
     match alpn {
-        MeshAlpn::Http1 => http(worker, proven, stream, site, false, Some(until)).await,
-        MeshAlpn::Http2 => http(worker, proven, stream, site, true, Some(until)).await,
-        // Rare and large: kept out of the future that every connection is.
-        MeshAlpn::Tcp => boxed(|| bytes(worker, proven, stream, site, until)).await,
+        MeshAlpn::Http1 => http(worker, proven, stream, site, false, Some(until)),
+        MeshAlpn::Http2 => http(worker, proven, stream, site, true, Some(until)),
+        MeshAlpn::Tcp => bytes(worker, proven, stream, site, until).await,
     }
 }
 
@@ -213,33 +214,31 @@ async fn shake_hands(
 /// Serves the mesh's protocol for bytes. The peer does not choose to be spared what is done to HTTP: only bytes for a port
 /// declared as such are carried unread; on any other they are looked at, beside a connection to the application, which
 /// may have to speak first.
-async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site, until: i64) {
-    let Ok(to) = site.locate(&worker).await else { return };
+async fn bytes(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site, until: i64) -> Going {
+    let Ok(to) = site.locate(&worker).await else { return None };
     if to.protocol() == AppProtocol::Tcp {
-        return l4::carry(&worker, &connection, &to, stream, None, "tcp").await;
+        return Some(carry(worker, connection, to, stream, None, "tcp"));
     }
     let looked = {
         let looking = pin!(look(&worker, &mut stream, &to, &site, Duration::ZERO));
         unless_drained(&connection.drain, looking).await
     };
-    let Some(peeked) = looked else { return };
-    match peeked {
-        Ok(Peeked::Left) => {}
-        Ok(Peeked::Http1) => http(worker, connection, stream, site, false, Some(until)).await,
-        Ok(Peeked::Http2) => http(worker, connection, stream, site, true, Some(until)).await,
-        Ok(Peeked::Opaque(_)) if is_http(to.protocol()) => {
-            http(worker, connection, stream, site, false, Some(until)).await;
+    match looked? {
+        Ok(Peeked::Left) => None,
+        Ok(Peeked::Http1) => http(worker, connection, stream, site, false, Some(until)),
+        Ok(Peeked::Http2) => http(worker, connection, stream, site, true, Some(until)),
+        Ok(Peeked::Opaque(_)) if is_http(to.protocol()) => http(worker, connection, stream, site, false, Some(until)),
+        Ok(Peeked::Opaque(way)) => Some(carry(worker, connection, to, stream, way, "tcp")),
+        Ok(Peeked::Tls(_)) => Some(carry(worker, connection, to, stream, None, "tls")),
+        Err(fault) => {
+            l4::refuse(&worker, &connection, &to.describe(), stream, fault, None);
+            None
         }
-        Ok(Peeked::Opaque(way)) => l4::carry(&worker, &connection, &to, stream, way, "tcp").await,
-        Ok(Peeked::Tls(_)) => l4::carry(&worker, &connection, &to, stream, None, "tls").await,
-        Err(fault) => l4::refuse(&worker, &connection, &to.describe(), stream, fault, None),
     }
 }
 
 /// Serves HTTP. A connection on which an identity was proven is drained when the certificate that proved it expires (K6);
 /// `until` is that time in Unix seconds.
-///
-/// No async function: it would hold what it hands on twice.
 fn http(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
@@ -247,15 +246,11 @@ fn http(
     site: Site,
     http2: bool,
     until: Option<i64>,
-) -> impl Future<Output = ()> {
+) -> Going {
     let expiring = until.map(|until| worker.expiries.watch(worker.shared.clock, until));
     let drain = match &expiring {
         None => connection.drain.clone(),
         Some((expired, _)) => connection.drain.or(Rc::clone(expired)),
     };
-    let path = HttpPath { worker, connection, site };
-    path.serve(stream, http2, drain).map(move |end| {
-        drop(expiring);
-        tracing::trace!(?end, "connection ended");
-    })
+    Some(HttpPath { worker, connection, site }.serve(stream, http2, drain, expiring))
 }

@@ -5,12 +5,11 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 use weft_core::fault::FaultKind;
 use weft_core::model::AppProtocol;
 
-use crate::boxed::boxed;
+use crate::boxed::{Going, boxed};
 use crate::exchange::{Connection, Upstream};
 use crate::forward::Destination;
 use crate::http_path::HttpPath;
@@ -23,22 +22,27 @@ use crate::runtime::worker::Worker;
 use crate::site::{Site, count_destination};
 use crate::telemetry::{Counter, Direction};
 
-/// Serves one captured outbound connection to its end.
-pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) {
+/// Begins to serve one captured outbound connection.
+pub async fn serve(worker: Rc<Worker>, socket: TcpStream, downstream: SocketAddr) -> Going {
     let connection = open(&worker, downstream, Direction::Outbound);
-    let Some(original) = captured_from(&socket) else { return refuse_loop(&worker, &connection, socket) };
-    serve_to(worker, connection, Stream::plain(socket), Site::Captured(original)).await;
+    let Some(original) = captured_from(&socket) else {
+        refuse_loop(&worker, &connection, socket);
+        return None;
+    };
+    serve_to(worker, connection, Stream::plain(socket), Site::Captured(original)).await
 }
 
-/// Serves one connection whose destination is `site`: of the workload, of a gateway's client, or of a static listener.
-pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site) {
-    // In a box of its own: a connection that waits for its next request holds nothing of how it began.
-    let (site, http2) = match boxed(|| begin(&worker, &connection, &mut stream, site)).await {
-        Begun::Http(site, http2) => (site, http2),
-        Begun::Other(other) => return finish(&worker, &connection, stream, other).await,
-        Begun::Left => return,
-    };
-    http(worker, connection, stream, site, http2).await;
+/// Begins to serve one connection whose destination is `site`: of the workload, of a gateway's client, or of a static
+/// listener.
+pub async fn serve_to(worker: Rc<Worker>, connection: Rc<Connection>, mut stream: Stream, site: Site) -> Going {
+    match begin(&worker, &connection, &mut stream, site).await {
+        Begun::Http(site, http2) => {
+            let drain = connection.drain.clone();
+            Some(HttpPath { worker, connection, site }.serve(stream, http2, drain, ()))
+        }
+        Begun::Other(other) => finish(worker, connection, stream, other),
+        Begun::Left => None,
+    }
 }
 
 /// What a connection turned out to be.
@@ -73,13 +77,26 @@ impl Begun {
 }
 
 /// What there is to do for a connection without HTTP.
-pub(crate) async fn finish(worker: &Rc<Worker>, connection: &Connection, stream: Stream, other: Box<Other>) {
+pub(crate) fn finish(worker: Rc<Worker>, connection: Rc<Connection>, stream: Stream, other: Box<Other>) -> Going {
     match *other {
-        Other::Bytes(to, way, protocol) => {
-            boxed(|| l4::carry(worker, connection, &to, stream, way, protocol)).await;
+        Other::Bytes(to, way, protocol) => Some(carry(worker, connection, to, stream, way, protocol)),
+        Other::Refused(upstream, fault) => {
+            l4::refuse(&worker, &connection, &upstream, stream, fault, None);
+            None
         }
-        Other::Refused(upstream, fault) => l4::refuse(worker, connection, &upstream, stream, fault, None),
     }
+}
+
+/// Carries bytes.
+pub(crate) fn carry(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    to: Destination,
+    stream: Stream,
+    way: Option<Way>,
+    protocol: &'static str,
+) -> Pin<Box<dyn Future<Output = ()>>> {
+    boxed(move || async move { l4::carry(&worker, &connection, &to, stream, way, protocol).await })
 }
 
 /// From the connection to what it speaks.
@@ -193,17 +210,4 @@ pub(crate) fn refuse_loop(worker: &Worker, connection: &Connection, socket: TcpS
     worker.telemetry.count(Counter::LoopRefused);
     tracing::warn!(from = %connection.downstream, "connection straight to a capture port, or a loop: refused");
     l4::refuse(worker, connection, &Upstream::default(), Stream::plain(socket), FaultKind::Loop, None);
-}
-
-/// No async function: it would hold what it hands on twice.
-fn http(
-    worker: Rc<Worker>,
-    connection: Rc<Connection>,
-    stream: Stream,
-    site: Site,
-    http2: bool,
-) -> impl Future<Output = ()> {
-    let drain = connection.drain.clone();
-    let path = HttpPath { worker, connection, site };
-    path.serve(stream, http2, drain).map(|end| tracing::trace!(?end, "connection ended"))
 }

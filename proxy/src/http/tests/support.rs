@@ -15,8 +15,8 @@ use weft_core::fault::FaultKind;
 use weft_core::h1::Limits;
 
 use crate::http::{
-    ExchangeEnd, H1Client, H2Client, Handler, Home, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
-    fault_response, serve_h1, serve_h2,
+    ExchangeEnd, H1Client, H1Connection, H2Client, Handler, Home, HttpLimits, Interim, Refusal, Request, Response,
+    ServeEnd, fault_response, serve_h1, serve_h2,
 };
 use crate::io::Stream;
 use crate::runtime::drain::{DrainTrigger, drain};
@@ -210,7 +210,7 @@ pub(super) async fn proxy(downstream: Proto, upstream: Option<(SocketAddr, Proto
                 socket.set_nodelay(true).unwrap();
                 let stream = Stream::plain(socket);
                 let end = match downstream {
-                    Proto::H1 => serve_h1(stream, &limits, signal, &*forward).await,
+                    Proto::H1 => serve_h1(H1Connection::new(stream, &limits), &limits, signal, &*forward).await,
                     Proto::H2 => serve_h2(stream, &limits, signal, &forward).await,
                 };
                 list.borrow_mut().push(end);
