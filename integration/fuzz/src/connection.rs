@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use http::Method;
 use weft_core::h1::{BodyDecoder, Decoded, Limits, RequestParser, ResponseParser};
 use weft_core::message::{Asked, BodyFraming};
-use weft_proxy::http::{HttpLimits, serve_h1};
+use weft_proxy::http::{H1Connection, HttpLimits, serve_h1};
 use weft_proxy::runtime::drain::drain;
 
 use crate::proxying::{Forward, Shared, connection, on_runtime, parts, talk};
@@ -22,7 +22,8 @@ pub(crate) fn h1(data: &[u8]) {
         let signal = signal.here();
         let handler = Shared(serving);
         let limits = HttpLimits::default();
-        let (_, heard) = tokio::join!(serve_h1(stream, &limits, signal, &handler), talk(peer, parts[0]));
+        let served = serve_h1(H1Connection::new(stream, &limits), &limits, signal, &handler);
+        let (_, heard) = tokio::join!(served, talk(peer, parts[0]));
         drop(trigger);
         tokio::task::yield_now().await;
         heard
