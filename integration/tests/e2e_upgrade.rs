@@ -94,7 +94,10 @@ fn own_tls_of_the_application_is_relayed() -> anyhow::Result<()> {
                  openssl s_server -quiet -accept 8443 -rev -key /tmp/$WEFT_INSTANCE.$$.key -cert /tmp/$WEFT_INSTANCE.$$.crt";
     let server = format!("- {{name: server, command: {}, ports: [{{port: 8443}}]}}\n", json!(serve));
     with_mesh(&format!("apps:\n{server}{}", idle_app("client")), async |mesh| {
-        let call = "(echo olleh; sleep 1) | openssl s_client -connect server:8443 -servername own.example 2>&1";
+        // It ends with its input, which therefore ends when the answer is there, or half a minute has passed.
+        let call = "out=$(mktemp); \
+                    (echo olleh; for _ in $(seq 300); do grep -q hello $out && break; sleep 0.1; done) | \
+                    openssl s_client -connect server:8443 -servername own.example >$out 2>&1; cat $out; rm $out";
         let said = mesh.stdout("client-0", &["sh", "-c", call]).await?;
         anyhow::ensure!(
             said.contains("CN = own.example") || said.contains("CN=own.example"),

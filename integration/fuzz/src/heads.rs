@@ -5,11 +5,11 @@ use http::Method;
 use weft_core::h1::{
     FIELDS_MAX, HeadFault, Limits, RequestParser, ResponseParser, encode_request_head, encode_response_head,
 };
+use weft_core::http2::head;
+use weft_core::http2::hpack::{Block, BlockLimits, Decoder, Encoder, TABLE_BYTES_DEFAULT};
 use weft_core::message::{Asked, BodyFraming, ParsedRequest, ParsedResponse, Version};
 use weft_core::propagate::hop_by_hop::{Upgrade, strip_request, strip_response};
-use weft_core::translate::{
-    request_for_h1, request_from_h2, request_to_h2, response_for_h1, response_from_h2, response_to_h2,
-};
+use weft_core::translate::{request_for_h1, response_for_h1};
 
 use crate::reading::{TINY, assert_harmless, feed};
 
@@ -120,10 +120,12 @@ fn assert_seen_by_httparse(wire: &Bytes, parsed: &ParsedRequest) {
 fn through_http2(parsed: &ParsedRequest) {
     let mut head = parsed.head.clone();
     strip_request(&mut head, Upgrade::Drop);
-    let Ok(sent) = request_to_h2(&head, "http") else { return };
-    let (parts, ()) = sent.into_parts();
+    let mut sent = BytesMut::new();
+    if Encoder::new().request(&head, "http", &mut sent).is_err() {
+        return;
+    }
     let ended = parsed.framing.is_empty();
-    let arrived = request_from_h2(&parts, None, ended, &generous());
+    let arrived = head::request(&mut decoded(&sent), ended, &generous());
     let Ok(mut arrived) = arrived else { panic!("the next proxy refuses {head:?}: {arrived:?}") };
     assert_eq!(arrived.head.method, head.method);
     let default = |host: Option<&[u8]>| host.map(<[u8]>::to_vec);
@@ -141,6 +143,13 @@ fn through_http2(parsed: &ParsedRequest) {
         assert_eq!(default(delivered.head.host()), default(head.host()));
         assert!(delivered.framing == framing || framing.is_empty(), "{:?} for {framing:?}", delivered.framing);
     }
+}
+
+/// The fields of one block, on a connection of their own.
+fn decoded(sent: &[u8]) -> Block {
+    let mut block = Block::new();
+    Decoder::new(TABLE_BYTES_DEFAULT).decode(sent, BlockLimits::of(&generous()), &mut block).unwrap();
+    block
 }
 
 /// A path with the bytes that no URI may hold as HTTP/2 spells them.
@@ -215,9 +224,11 @@ fn response_written_as_read(parsed: &ParsedResponse, asked: Asked) {
 fn response_through_http2(parsed: &ParsedResponse, asked: Asked) {
     let mut head = parsed.head.clone();
     strip_response(&mut head, Upgrade::Drop);
-    let Ok(sent) = response_to_h2(&head) else { return };
-    let (parts, ()) = sent.into_parts();
-    let arrived = response_from_h2(&parts, asked, parsed.framing.is_empty(), &generous());
+    let mut sent = BytesMut::new();
+    if Encoder::new().response(&head, &mut sent).is_err() {
+        return;
+    }
+    let arrived = head::response(&mut decoded(&sent), asked, parsed.framing.is_empty(), &generous());
     let Ok(mut arrived) = arrived else {
         // A length of zero bytes and more is legal where there is no body: answers to HEAD and 304.
         panic!("the next proxy refuses {head:?}: {arrived:?}")

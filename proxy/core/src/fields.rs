@@ -187,12 +187,6 @@ impl FieldSpans {
         Self(held)
     }
 
-    /// Adds a field by its positions in the buffer, which has this name there.
-    pub(crate) fn push_ranges(&mut self, buffer: &[u8], name: Range<usize>, value: Range<usize>) {
-        let text = buffer.get(name.clone()).unwrap_or_default();
-        self.add(Known::of(text), text, (name, value), false);
-    }
-
     #[inline]
     fn add(&mut self, known: Option<Known>, text: &[u8], (name, value): (Range<usize>, Range<usize>), line: bool) {
         if let (Some(name), Some(value)) = (Span::received(name), Span::received(value)) {

@@ -3,7 +3,7 @@
 //! Routing, authorization and propagation see one shape whatever the two sides speak, so no policy can be evaded by
 //! changing the protocol. The raw request-target and the written header names are kept: the proxy decides by what it
 //! parsed and forwards what it received, and never normalises a path before a policy looks at it (RFC 9110 section
-//! 7.7). Parsers put only heads here that passed their checks; see [`crate::h1`] and [`crate::translate`].
+//! 7.7). Parsers put only heads here that passed their checks; see [`crate::h1`] and [`crate::http2`].
 
 use bytes::Bytes;
 use http::Method;

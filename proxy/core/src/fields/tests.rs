@@ -26,7 +26,7 @@ fn mixed() -> Fields {
     let received = Bytes::from_static(b"Host: a\r\nX-A: 1\r\n");
     let mut spans = FieldSpans::with_capacity(2);
     spans.push(&received, Some(Known::Host), (0, &received[..4]), &received[6..7]);
-    spans.push_ranges(&received, 9..12, 14..15);
+    spans.push(&received, Known::of(b"X-A"), (9, &received[9..12]), &received[14..15]);
     let mut fields = Fields::from_received(received, spans);
     fields.append("x-a", "2");
     fields

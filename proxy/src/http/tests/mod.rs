@@ -6,4 +6,5 @@ mod h1_messages;
 mod h2_streams;
 mod links;
 mod rest;
+mod small_frames;
 mod support;
