@@ -13,7 +13,7 @@ use super::limits::OUT_BYTES_MAX;
 
 /// Where interim responses of one request go.
 ///
-/// They are hints: one that cannot be delivered is dropped, never an error. HTTP/1.0 clients get none (RFC 9110 section
+/// They are hints, but for the first 100: one that cannot be delivered is dropped, never an error. HTTP/1.0 clients get none (RFC 9110 section
 /// 15.2).
 pub struct Interim {
     sink: Sink,
@@ -50,7 +50,12 @@ impl Interim {
     /// Queues an interim head (status 100 to 199 without 101); it leaves with the connection's next flush, which the
     /// server does before it waits.
     pub fn send(&self, mut head: ResponseHead) {
-        if !(100..200).contains(&head.status) || head.status == 101 || self.is_full() {
+        if !(100..200).contains(&head.status) || head.status == 101 {
+            return;
+        }
+        // A client may wait for its first 100 for ever, and by HTTP/2 it is others who may be behind with reading.
+        let continues = head.status == 100 && !self.continued.get();
+        if self.is_full() && !continues {
             return;
         }
         if head.status == 100 {
@@ -95,5 +100,59 @@ impl Interim {
             Sink::None | Sink::H1(_) => None,
             Sink::H2(stream) => Some(stream),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use bytes::BytesMut;
+    use weft_core::http2::connection::{Config, Connection, Role};
+    use weft_core::http2::frame::{PREFACE, flag, kind, put_frame, put_settings};
+    use weft_core::http2::hpack::Block;
+
+    use super::*;
+    use crate::http::HttpLimits;
+
+    /// While another stream of its connection fills what is to be written.
+    #[test]
+    fn who_waits_to_go_on_with_its_body_is_told_so() {
+        let limits = HttpLimits::default();
+        let mut connection = Connection::new(Config {
+            role: Role::Server,
+            message: limits.message,
+            list_bytes_max: 1 << 16,
+            streams_max: 2,
+            stream_window: 1 << 16,
+            connection_window: 1 << 17,
+            connect_protocol: false,
+            pending_resets_max: 1,
+            resets_remembered_max: 1,
+            interims_max: 8,
+        });
+        let mut said = BytesMut::from(PREFACE.as_slice());
+        put_settings(&mut said, &[]);
+        for stream in [1, 3] {
+            // GET / of a.
+            put_frame(&mut said, kind::HEADERS, flag::END_HEADERS, stream, &[0x82, 0x86, 0x84, 0x41, 1, b'a']);
+        }
+        connection.receive(&said, &mut Block::new()).unwrap();
+        let [other, asking] = [(); 2].map(|()| connection.next_opened().unwrap().key);
+        while connection.output().len() < OUT_BYTES_MAX {
+            connection.send_data(other, [&[0; 4096][..]], 4096, false);
+        }
+        let before = connection.output().len();
+        let shared = Rc::new(RefCell::new(connection));
+        let interim = Interim::h2(H2Stream::held(Rc::clone(&shared), asking));
+        interim.send(ResponseHead::new(103));
+        assert_eq!(shared.borrow().output().len(), before, "a hint can be left out");
+        assert!(!interim.continued());
+        interim.send(ResponseHead::new(100));
+        let told = shared.borrow().output().len();
+        assert!(told > before && interim.continued());
+        interim.send(ResponseHead::new(100));
+        assert_eq!(shared.borrow().output().len(), told, "once is enough");
     }
 }

@@ -33,6 +33,10 @@ impl Received {
         self.start = self.end.min(self.start + count);
     }
 
+    pub(super) const fn clear(&mut self) {
+        self.start = self.end;
+    }
+
     /// Room behind what is there, of about `wanted` bytes.
     pub(super) fn room(&mut self, wanted: usize) -> &mut [u8] {
         let count = self.bytes().len();

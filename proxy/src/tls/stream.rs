@@ -147,6 +147,8 @@ impl TlsStream {
         };
         self.received.take_out(length);
         if opened == Opened::Closed {
+            // What comes behind the end is nobody's.
+            self.received.clear();
             self.end = End::Closed;
         }
         Ok(true)
@@ -205,6 +207,8 @@ impl TlsStream {
                 return Ok(());
             }
             match Pin::new(&mut self.socket).poll_write(cx, rest) {
+                // Part of it may reach the peer, so it counts as written; what is wrong the next write finds again.
+                Poll::Ready(Ok(0) | Err(_)) if rest.len() < sealed.len() => break Ok(()),
                 Poll::Ready(Ok(0)) => break Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => rest = rest.get(count..).unwrap_or_default(),
                 Poll::Ready(Err(error)) => break Err(error),

@@ -155,12 +155,21 @@ impl Connection {
             stream.await_writing(cx);
             if stream.turn != Turn::Queued {
                 stream.turn = Turn::Queued;
-                self.waiting.push_back(key);
+                self.wait_in_line(key);
             }
             self.wake_task();
             return Poll::Pending;
         }
         Poll::Ready(Ok(wanted.min(window).min(connection).min(PAYLOAD_MAX)))
+    }
+
+    /// Streams that have ended in the line are taken out of it when there are more of them than of others.
+    fn wait_in_line(&mut self, key: Key) {
+        if self.waiting.len() > 2 * self.streams.len() {
+            let Self { waiting, streams, .. } = self;
+            waiting.retain(|waiting| streams.peek(*waiting).is_some());
+        }
+        self.waiting.push_back(key);
     }
 
     /// Bytes that all streams together may send now.

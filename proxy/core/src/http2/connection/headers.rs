@@ -112,11 +112,11 @@ impl Connection {
 
     /// Section 8.1: an interim response does not end the stream, and there are not many.
     fn take_interim(&mut self, key: Key, end: bool, parsed: ParsedResponse) -> Result<(), Fatal> {
-        let most = usize::try_from(self.config.interims_max).unwrap_or(usize::MAX);
         let Some(stream) = self.streams.get(key) else { return Ok(()) };
-        if end || stream.interims.len() >= most {
+        if end || stream.interims_come >= self.config.interims_max {
             return self.refuse_head(key, HeadFault::StatusCode);
         }
+        stream.interims_come += 1;
         stream.interims.push_back(parsed.head);
         stream.wake_reader();
         Ok(())

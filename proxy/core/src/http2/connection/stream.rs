@@ -84,6 +84,8 @@ pub(super) struct Stream {
     /// The final head has come.
     pub(super) headed: bool,
     pub(super) interims: VecDeque<ResponseHead>,
+    /// Interim responses that have come, read or not.
+    pub(super) interims_come: u32,
     pub(super) head: Option<ParsedResponse>,
     pub(super) data: Vec<u8>,
     /// The peer has ended its direction with an empty frame, and its reader does not know yet: a message with an empty body
@@ -119,6 +121,7 @@ impl Stream {
             asked: None,
             headed: false,
             interims: VecDeque::new(),
+            interims_come: 0,
             head: None,
             data: Vec::new(),
             end_unread: false,

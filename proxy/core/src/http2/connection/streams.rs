@@ -73,6 +73,10 @@ impl Streams {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
     pub(super) fn keys(&self) -> Vec<Key> {
         self.ids.iter().copied().collect()
     }

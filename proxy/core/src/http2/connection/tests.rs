@@ -333,6 +333,43 @@ fn the_peers_first_window_changes_those_of_open_streams() {
     assert_eq!(tell(&mut pair.server, &window(0x8000_0000)), Err(Fatal(Reason::FLOW_CONTROL_ERROR)));
 }
 
+/// However fast they are read.
+#[test]
+fn a_request_has_so_many_interim_responses_and_no_more() {
+    let mut pair = Pair::new();
+    let (asked, other) = (pair.ask(true), pair.ask(true));
+    for _ in 0..pair.client.config.interims_max {
+        pair.server.send_response(asked.1, &ResponseHead::new(102), false).unwrap();
+        pair.talk();
+        assert_eq!(pair.client.next_interim(asked.0).map(|head| head.status), Some(102));
+    }
+    pair.server.send_response(asked.1, &ResponseHead::new(102), false).unwrap();
+    pair.talk();
+    assert!(pair.client.next_interim(asked.0).is_none());
+    assert_eq!(pair.client.broken(asked.0), Some(Broken::Head(HeadFault::StatusCode)));
+    assert_eq!((pair.client.broken(other.0), pair.client.ended()), (None, None), "nobody else's fault");
+}
+
+#[test]
+fn who_is_reset_while_it_waits_to_send_leaves_nothing_in_the_line() {
+    let mut server = server();
+    tell(&mut server, &ask(1, true)).unwrap();
+    let first = opened(&mut server);
+    let all = usize::try_from(WINDOW_DEFAULT).unwrap();
+    for piece in vec![0; all].chunks(PAYLOAD_MAX) {
+        server.send_data(first, [piece], piece.len(), false);
+    }
+    said(&mut server);
+    for stream in (3..6000).step_by(2) {
+        tell(&mut server, &ask(stream, true)).unwrap();
+        let key = opened(&mut server);
+        assert!(server.poll_room(key, 1, &idle()).is_pending());
+        tell(&mut server, &frame(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes())).unwrap();
+        server.let_go(key);
+        assert!(server.waiting.len() < 10, "{} wait", server.waiting.len());
+    }
+}
+
 #[test]
 fn an_empty_body_is_not_none() {
     let mut server = server();
