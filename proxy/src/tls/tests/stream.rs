@@ -43,7 +43,7 @@ impl Ends {
         (server.unwrap().0, client.unwrap().0)
     }
 
-    async fn library_server(&self) -> (tokio_rustls::server::TlsStream<TcpStream>, TlsStream) {
+    async fn rustls_server(&self) -> (tokio_rustls::server::TlsStream<TcpStream>, TlsStream) {
         let (near, far) = sockets().await;
         let acceptor = TlsAcceptor::from(Arc::new(server_config(&self.cart, Clock::start()).unwrap()));
         let expected = SpiffeId::parse(CART).unwrap();
@@ -52,7 +52,7 @@ impl Ends {
         (server.unwrap(), client.unwrap().0)
     }
 
-    async fn library_client(&self) -> (TlsStream, tokio_rustls::client::TlsStream<TcpStream>) {
+    async fn rustls_client(&self) -> (TlsStream, tokio_rustls::client::TlsStream<TcpStream>) {
         let (near, far) = sockets().await;
         let connector = TlsConnector::from(self.client_config());
         let (server, client) = tokio::join!(self.pair.acceptor.accept(near, b""), connector.connect(name(), far));
@@ -126,9 +126,9 @@ async fn all_that_is_said_is_heard_in_order() {
     for at_once in [700, 20_000, 256 << 10] {
         let (server, client) = ends.ours().await;
         talk(server, client, at_once).await;
-        let (server, client) = ends.library_server().await;
+        let (server, client) = ends.rustls_server().await;
         talk(server, client, at_once).await;
-        let (server, client) = ends.library_client().await;
+        let (server, client) = ends.rustls_client().await;
         talk(client, server, at_once).await;
     }
 }
@@ -136,11 +136,11 @@ async fn all_that_is_said_is_heard_in_order() {
 #[tokio::test]
 async fn keys_are_renewed_by_either_side() {
     let ends = Ends::new();
-    let (mut server, client) = ends.library_client().await;
+    let (mut server, client) = ends.rustls_client().await;
     server.session().limit_keys(3);
     talk(server, client, 20_000).await;
 
-    let (mut server, mut client) = ends.library_server().await;
+    let (mut server, mut client) = ends.rustls_server().await;
     for _ in 0..100 {
         server.get_mut().1.refresh_traffic_keys().unwrap();
         server.write_all(b"ping").await.unwrap();
