@@ -6,4 +6,4 @@ mod for_h1;
 pub use for_h1::{request_for_h1, response_for_h1};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

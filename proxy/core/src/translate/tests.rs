@@ -4,11 +4,11 @@ use super::*;
 use crate::h1::{HeadFault, Limits, RequestParser, encode_request_head};
 use crate::message::{BodyFraming, ParsedRequest, RequestHead};
 
-fn h1_request(text: &str) -> ParsedRequest {
+pub(crate) fn h1_request(text: &str) -> ParsedRequest {
     RequestParser::new(Limits::default()).parse(&mut BytesMut::from(text)).unwrap().unwrap()
 }
 
-fn on_wire(head: &RequestHead) -> String {
+pub(crate) fn on_wire(head: &RequestHead) -> String {
     let mut out = BytesMut::new();
     encode_request_head(head, &mut out).unwrap();
     String::from_utf8(out.to_vec()).unwrap()

@@ -5,6 +5,7 @@ use super::*;
 use crate::h1::{RequestParser, encode_request_head, encode_response_head};
 use crate::http2::hpack::{BlockLimits, Decoder, Encoder};
 use crate::http2::testing::literals;
+use crate::translate::tests::{h1_request, on_wire};
 use crate::translate::{request_for_h1, response_for_h1};
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
@@ -38,16 +39,6 @@ fn h2_block(method: &str, uri: &str, fields: Pairs<'_>, limits: &Limits) -> Bloc
 fn from_h2(method: &str, uri: &str, fields: Pairs<'_>, end: bool) -> Result<ParsedRequest, HeadFault> {
     let limits = Limits::default();
     request(&mut h2_block(method, uri, fields, &limits), end, &limits)
-}
-
-fn h1_request(text: &str) -> ParsedRequest {
-    RequestParser::new(Limits::default()).parse(&mut BytesMut::from(text)).unwrap().unwrap()
-}
-
-fn on_wire(head: &RequestHead) -> String {
-    let mut out = BytesMut::new();
-    encode_request_head(head, &mut out).unwrap();
-    String::from_utf8(out.to_vec()).unwrap()
 }
 
 fn list(pairs: Pairs<'_>) -> Fields {
