@@ -15,8 +15,12 @@ use crate::peers::Peer;
 use crate::report::{Rounds, overview, refreshed, short};
 use crate::scenario::{self, Scenario, Unit};
 
-/// A measurement disturbed by others is tried so often again.
-const TRIES: usize = 3;
+/// A measurement disturbed by others is taken anew, so often in all. What is kept is told by the others' work alone, never
+/// by the figure.
+const TRIES: usize = 10;
+
+/// Neighbours of a virtual machine come in bursts; waiting for the end of one costs less than the row.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// Flags of `weft-bench compare`.
 #[derive(Clone, Debug, Args)]
@@ -166,6 +170,7 @@ fn undisturbed(args: &CompareArgs, scenario: &Scenario, peer: Peer, identity: &P
             break;
         }
         eprintln!("again: others had {:.0}% of a processor", measured.foreign * 100.0);
+        std::thread::sleep(PAUSE);
         measured = measure(scenario, peer, times, identity)?;
     }
     Ok(measured)
