@@ -7,6 +7,7 @@ pub mod application;
 pub mod bootstrap;
 pub mod boxed;
 pub mod clock;
+mod descriptors;
 pub mod diagnostics;
 pub mod dial;
 pub mod dns;

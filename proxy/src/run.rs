@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
@@ -24,6 +23,7 @@ use weft_proto::v1::{RegisterRequest, WorkloadPort};
 
 use crate::bootstrap::{Role, RunArgs, proof};
 use crate::clock::Clock;
+use crate::descriptors::{self, Budget, CONNECTIONS_MAX};
 use crate::diagnostics::attend;
 use crate::dns::{self, DnsCounts, DnsSetup};
 use crate::doors::{Process, serve_admin, serve_status};
@@ -38,13 +38,6 @@ use crate::runtime::worker::{InboundRules, Shared, Timeouts};
 use crate::runtime::{Door, Listening, Loads, Setup, start};
 use crate::supervise::{Supervisor, Task};
 use crate::telemetry::{AccessLog, Hub, LogTarget};
-
-/// Connections from downstream at most, in total; the descriptor limit is raised to carry it.
-const CONNECTIONS_MAX: usize = 65_536;
-
-/// Descriptors for everything but connections from downstream and one upstream for each: listeners, logs, the control
-/// plane, idle connections.
-const DESCRIPTORS_KEPT: usize = 1024;
 
 /// Of one source address. A sidecar's outbound connections all come from its own workload.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 32_768;
@@ -69,7 +62,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(50);
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let log = crate::log::start(&args.log)?;
     crate::panics::watch();
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     if let Some(mark) = args.mark {
         mark_connections(mark).context("--mark: cannot mark connections (this needs CAP_NET_ADMIN)")?;
     }
@@ -241,8 +234,9 @@ impl Parts {
         let hub = Hub::new();
         let workers = workers(args);
         let loads = Arc::new(Loads::new(workers));
+        let budget = Budget::of_this_process(workers);
         let admission = Admission::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX);
-        let admission = Arc::new(admission.with_descriptors_for(sufficient_for()));
+        let admission = Arc::new(admission.with_descriptors_for(budget.connections));
         let mut listeners = Vec::new();
         for (name, bind, door) in doors {
             let sockets = bind.open(workers).with_context(|| format!("{name} cannot listen on {bind}"))?;
@@ -259,6 +253,7 @@ impl Parts {
             pool: PoolLimits::default(),
             inbound: inbound_rules(args),
             admission: Arc::clone(&admission),
+            pipes: budget.pipes,
             loads: Arc::clone(&loads),
             timeouts: Timeouts::default(),
             application: Arc::default(),
@@ -482,30 +477,4 @@ fn access_log(args: &RunArgs) -> anyhow::Result<Option<AccessLog>> {
         path => LogTarget::File(path.into()),
     };
     Ok(Some(AccessLog::start(&target).with_context(|| format!("--access-log {}", args.access_log))?))
-}
-
-/// Connections from downstream that the descriptors suffice for: each may need one upstream as well. A quarter of them, at
-/// most [`DESCRIPTORS_KEPT`], is for everything else, so that no crowd at the doors keeps the proxy from renewing its
-/// identity or from serving whom it has let in.
-fn sufficient_for() -> usize {
-    let descriptors = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((limit, _)) => usize::try_from(limit).unwrap_or(usize::MAX),
-        Err(error) => {
-            tracing::warn!(%error, "descriptor limit is unknown");
-            usize::MAX
-        }
-    };
-    let kept = (descriptors / 4).min(DESCRIPTORS_KEPT);
-    (descriptors - kept) / 2
-}
-
-/// Many connections need many descriptors; the hard limit is ours to use.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
-        let wanted = hard.min((2 * CONNECTIONS_MAX + DESCRIPTORS_KEPT) as u64);
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
-    });
-    if let Err(error) = raised {
-        tracing::warn!(%error, "descriptor limit stays as it is");
-    }
 }

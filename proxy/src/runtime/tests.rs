@@ -101,6 +101,7 @@ fn shared(snapshot: Snapshot, identity: Option<Arc<Identity>>) -> Shared {
         inbound: InboundRules::default(),
         loads: Arc::new(Loads::new(1)),
         admission: Arc::new(Admission::new(CONNECTIONS_MAX, CONNECTIONS_MAX)),
+        pipes: 8,
         timeouts: Timeouts::default(),
         clock: Clock::start(),
     }

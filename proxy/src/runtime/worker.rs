@@ -84,6 +84,8 @@ pub struct Shared {
     pub inbound: InboundRules,
     /// Bounds on connections.
     pub admission: Arc<Admission>,
+    /// Pipes that each worker may have open.
+    pub pipes: usize,
     /// What each worker carries; of as many workers as are started.
     pub loads: Arc<Loads>,
     /// Time limits.
@@ -141,7 +143,7 @@ impl Worker {
             pools: Rc::new(Pools::new(clock, shared.pool)),
             stalls: Stalls::default(),
             expiries: Rc::default(),
-            reserve: Reserve::default(),
+            reserve: Reserve::with_pipes(shared.pipes),
             first_bytes: RefCell::default(),
             limits: Rc::new(HttpLimits::default()),
             mesh_limits: Rc::new(HttpLimits::between_sidecars()),

@@ -40,8 +40,9 @@ impl Default for Pipes {
 }
 
 impl Pipes {
-    pub(super) const fn at_most(open_max: usize) -> Self {
-        Self { idle: RefCell::new(Vec::new()), open: Cell::new(0), open_max }
+    /// So many, or [`OPEN_MAX`].
+    pub(super) fn at_most(open_max: usize) -> Self {
+        Self { idle: RefCell::new(Vec::new()), open: Cell::new(0), open_max: open_max.min(OPEN_MAX) }
     }
 
     /// An empty pipe; `None` at the bound, or where descriptors or pages have run out.

@@ -29,9 +29,9 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// With so many pipes at most.
-    #[cfg(test)]
-    pub(super) fn with_pipes(most: usize) -> Self {
+    /// With so many pipes at most, or as many as are of use.
+    #[must_use]
+    pub fn with_pipes(most: usize) -> Self {
         Self { buffers: Rc::default(), pipes: Rc::new(Pipes::at_most(most)) }
     }
 
