@@ -37,6 +37,10 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 const KEEPALIVE_PROBES: u32 = 2;
 
+/// Congestion control of connections that stay within the host. There is no path to find out about, and algorithms that
+/// pace what they send (BBR) cost more there than all the rest of the transport. Every Linux has this one, for everybody.
+const CONGESTION_WITHIN_HOST: &[u8] = b"reno";
+
 /// Source address of connections that deliver to the local application. Interception exempts it, so that delivery to the
 /// application is told apart from a workload that calls itself, which meets inbound policy.
 pub const DELIVERY_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
@@ -78,8 +82,15 @@ fn listen_once(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     tune(&socket);
+    if is_loopback(address) {
+        stay_within_host(&socket);
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
 /// No delay, and a dead peer is noticed: for a connection that was opened, or for a listener, whose connections have it
@@ -98,6 +109,14 @@ pub fn tune(socket: &impl AsFd) {
     }
 }
 
+/// For a listener, or a connection that is not open yet, whose peers are on this host; the network's are left to what the
+/// host has chosen for it.
+pub fn stay_within_host(socket: &impl AsFd) {
+    if let Err(error) = SockRef::from(socket).set_tcp_congestion(CONGESTION_WITHIN_HOST) {
+        tracing::debug!(%error, "congestion control stays the host's");
+    }
+}
+
 /// Makes the peer see a reset when the socket is dropped.
 pub fn reset(socket: TcpStream) {
     if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {
@@ -112,8 +131,12 @@ pub fn reset(socket: TcpStream) {
 pub async fn connect(to: SocketAddr, delivery: bool, within: Duration) -> Result<TcpStream, FaultKind> {
     let opened = async {
         let socket = dialling(to)?;
-        if delivery && !to.ip().to_canonical().is_loopback() {
+        let loopback = is_loopback(to);
+        if delivery && !loopback {
             bind_delivery(&socket, to);
+        }
+        if delivery || loopback {
+            stay_within_host(&socket);
         }
         socket.connect(to).await
     };
@@ -285,6 +308,29 @@ mod tests {
                 assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_EVERY);
                 assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
             }
+        }
+    }
+
+    fn congestion(socket: &impl AsFd) -> String {
+        let name = SockRef::from(socket).tcp_congestion().unwrap();
+        String::from_utf8(name).unwrap().trim_end_matches('\0').to_owned()
+    }
+
+    /// As it is chosen by who listens and who connects; the host's own choice stays where peers may be elsewhere.
+    #[tokio::test]
+    async fn what_stays_within_the_host_is_not_paced() {
+        let usual = congestion(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap());
+        let given = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (listeners, expected) in [
+            (listen("127.0.0.1:0".parse().unwrap(), 1), "reno"),
+            (Bind::Inherited(given.as_raw_fd()).open(1), "reno"),
+            (listen("0.0.0.0:0".parse().unwrap(), 1), usual.as_str()),
+        ] {
+            let listener = tokio::net::TcpListener::from_std(listeners.unwrap().remove(0)).unwrap();
+            let to = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+            let (near, far) = tokio::join!(connect(to, false, Duration::from_secs(5)), listener.accept());
+            assert_eq!(congestion(&near.unwrap()), "reno");
+            assert_eq!(congestion(&far.unwrap().0), expected);
         }
     }
 

@@ -31,7 +31,7 @@ use crate::feed::{Feed, FeedStatus, Resolver, static_config};
 use crate::identity::{
     ControlPlane, DialError, IdentityKeeper, IdentityWatch, MaterialPaths, RenewalStatus, Store, keep_on_disk,
 };
-use crate::net::{Admission, Bind, mark_connections};
+use crate::net::{Admission, Bind, mark_connections, stay_within_host};
 use crate::registration::{Registrar, keep_registered};
 use crate::report::{Facts, dump, metrics};
 use crate::runtime::worker::{InboundRules, Shared, Timeouts};
@@ -242,6 +242,10 @@ impl Parts {
             let sockets = bind.open(workers).with_context(|| format!("{name} cannot listen on {bind}"))?;
             if let Some(address) = sockets.first().map(std::net::TcpListener::local_addr).transpose()? {
                 tracing::info!(%name, %address, "listening");
+            }
+            if matches!(door, Door::Outbound) {
+                // Only the workload's connections are redirected to it.
+                sockets.iter().for_each(stay_within_host);
             }
             listeners.push(Listening { door, sockets });
         }

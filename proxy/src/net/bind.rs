@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use socket2::{Socket, Type};
 
-use super::{listen, reopen, tune};
+use super::{is_loopback, listen, reopen, stay_within_host, tune};
 
 /// Where a door is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +49,14 @@ impl fmt::Display for Bind {
 fn inherit(fd: RawFd) -> io::Result<TcpListener> {
     let socket = Socket::from(copy(fd)?);
     let listens = socket.r#type()? == Type::STREAM && socket.is_listener()?;
-    if !listens || socket.local_addr()?.as_socket().is_none() {
+    let Some(address) = socket.local_addr()?.as_socket().filter(|_| listens) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no listening TCP socket"));
-    }
+    };
     socket.set_nonblocking(true)?;
     tune(&socket);
+    if is_loopback(address) {
+        stay_within_host(&socket);
+    }
     let listener = TcpListener::from(socket);
     // A process that had it before us may have shut it when it ended.
     reopen(&listener)?;
