@@ -34,6 +34,13 @@ impl Clock {
         (self.origin + Duration::from_nanos(moment.as_nanos())).into()
     }
 
+    /// A time of the runtime's as a moment.
+    #[must_use]
+    pub fn moment(&self, instant: tokio::time::Instant) -> Moment {
+        let passed = instant.into_std().saturating_duration_since(self.origin);
+        Moment::from_nanos(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     /// Wall time of a moment, for records. It follows the monotonic line from the start of the process, so records stay
     /// in order when the wall clock is stepped.
     #[must_use]

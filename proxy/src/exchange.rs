@@ -38,12 +38,12 @@ pub struct Connection {
     pub opened: Moment,
     /// Peer address.
     pub downstream: SocketAddr,
-    /// Who called, over mesh TLS.
-    pub peer: Option<MeshPeer>,
+    /// Who called, over mesh TLS. Boxed, being large and absent from most connections that wait.
+    pub peer: Option<Box<MeshPeer>>,
     /// The same for what callers share: a proven identity, or else an address.
     pub caller: Rc<Caller>,
     own: OnceCell<SpiffeId>,
-    introduction: OnceCell<Introduction>,
+    introduction: OnceCell<Box<Introduction>>,
     /// Turns on when it is to finish.
     pub drain: Draining,
 }
@@ -65,7 +65,8 @@ impl Connection {
         let (direction, opened, downstream, drain) = (self.direction, self.opened, self.downstream, self.drain.clone());
         let caller = Rc::new(Caller::Proven(peer.id.clone()));
         let (own, introduction) = (OnceCell::new(), OnceCell::new());
-        let proven = Self { direction, opened, downstream, peer: Some(peer), caller, own, introduction, drain };
+        let proven =
+            Self { direction, opened, downstream, peer: Some(Box::new(peer)), caller, own, introduction, drain };
         proven.own(worker);
         proven
     }
@@ -82,7 +83,7 @@ impl Connection {
     pub fn introduction(&self, worker: &Worker) -> Option<&Introduction> {
         let (own, peer) = (self.own(worker)?, self.peer.as_ref()?);
         let proven = ProvenPeer { id: &peer.id, certificate_sha256: &peer.leaf_sha256, subject: None };
-        Some(self.introduction.get_or_init(|| Introduction::of(proven, own)))
+        Some(self.introduction.get_or_init(|| Box::new(Introduction::of(proven, own))))
     }
 }
 
@@ -253,7 +254,7 @@ fn describe_peer<'a>(
     connection: &'a Connection,
     upstream: &'a Upstream,
 ) {
-    let peer = connection.peer.as_ref().or(upstream.peer.as_deref());
+    let peer = connection.peer.as_deref().or(upstream.peer.as_deref());
     record.downstream_address = Some(connection.downstream);
     record.upstream_address = upstream.address;
     record.service = upstream.port.as_ref().map(|port| &port.service);

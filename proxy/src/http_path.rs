@@ -2,7 +2,6 @@
 //! What differs by door is in [`HttpPath::settle`].
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 
 use http::Method;
@@ -18,13 +17,13 @@ use weft_core::propagate::peer::{drop_between_proxies, drop_client_identity, set
 use weft_core::propagate::request_id::{RequestId, Trust, ensure, say};
 use weft_core::propagate::trace::{Sampling, Span, propagate};
 
-use crate::boxed::boxed;
+use crate::boxed::{Serving, boxed};
 use crate::entropy::ThreadEntropy;
 use crate::exchange::{Connection, Exchange, Upstream, record_connection};
 use crate::forward::{Destination, forward};
 use crate::http::{
-    ExchangeEnd, H1Connection, Handler, Interim, Refusal, Request, Response, ServeEnd, fault_response, serve_h1,
-    serve_h2,
+    ExchangeEnd, H1Connection, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd, fault_response,
+    serve_h1, serve_h2,
 };
 use crate::io::Stream;
 use crate::runtime::drain::Draining;
@@ -33,6 +32,7 @@ use crate::site::Site;
 use crate::tcp::{Moved, RelayEnd, relay};
 use crate::telemetry::{AccessRecord, Counter, Direction, Kind};
 use crate::tls::MeshPeer;
+use crate::waiting::Waiting;
 
 /// Serves the requests of one downstream connection.
 #[derive(Debug)]
@@ -46,24 +46,44 @@ pub struct HttpPath {
 }
 
 impl HttpPath {
-    /// Serves until the connection ends, and drops `held` then. Dropping the future closes it and cancels what is under way.
+    /// Serves until the connection ends or waits for long, and drops `held` then. Dropping the future closes it and cancels
+    /// what is under way.
     ///
     /// No async function: it would hold the stream for ever.
-    pub fn serve(
-        self,
-        stream: Stream,
-        http2: bool,
-        drain: Draining,
-        held: impl Sized + 'static,
-    ) -> Pin<Box<dyn Future<Output = ()>>> {
+    pub fn serve(self, stream: Stream, http2: bool, drain: Draining, held: impl Sized + 'static) -> Serving {
         let limits = if self.connection.peer.is_some() { &self.worker.mesh_limits } else { &self.worker.limits };
         let limits = Rc::clone(limits);
         if http2 {
             let path = Rc::new(self);
-            return boxed(move || async move { ended(serve_h2(stream, &limits, drain, &path).await, held) });
+            return boxed(move || async move {
+                ended(serve_h2(stream, &limits, drain, &path).await, held);
+                None
+            });
         }
         let conn = H1Connection::new(stream, &limits);
-        boxed(move || async move { ended(serve_h1(conn, &limits, drain, &self).await, held) })
+        self.serve_h1(conn, limits, drain, held)
+    }
+
+    /// Serves a connection in the clear on that has waited since then.
+    pub(crate) fn serve_again(self, stream: Stream, since: Instant) -> Serving {
+        let limits = Rc::clone(&self.worker.limits);
+        let conn = H1Connection::again(stream, &limits, since);
+        let drain = self.connection.drain.clone();
+        self.serve_h1(conn, limits, drain, ())
+    }
+
+    fn serve_h1(
+        self,
+        conn: H1Connection,
+        limits: Rc<HttpLimits>,
+        drain: Draining,
+        held: impl Sized + 'static,
+    ) -> Serving {
+        boxed(move || async move {
+            let end = serve_h1(&conn, &limits, drain, &self).await;
+            ended(end, held);
+            if let ServeEnd::Waits(since) = end { Waiting::new(self, conn, since) } else { None }
+        })
     }
 
     async fn answer(
@@ -213,7 +233,8 @@ impl Handler for HttpPath {
     /// Links are taken from sidecars that speak the mesh's HTTP/2, never from who speaks HTTP/2 through bytes.
     fn link(self: &Rc<Self>) -> Option<(Rc<Self>, usize)> {
         let peer = self.connection.peer.as_ref().filter(|peer| peer.alpn == MeshAlpn::Http2)?;
-        let mut connection = self.connection.proven(&self.worker, MeshPeer { alpn: MeshAlpn::Http1, ..peer.clone() });
+        let peer = MeshPeer { alpn: MeshAlpn::Http1, ..(**peer).clone() };
+        let mut connection = self.connection.proven(&self.worker, peer);
         connection.opened = self.worker.now();
         let path = Self { worker: Rc::clone(&self.worker), connection: Rc::new(connection), site: self.site.clone() };
         Some((Rc::new(path), self.worker.shared.workers))
@@ -254,5 +275,7 @@ mod tests {
     fn a_connection_that_waits_holds_little() {
         let size = size(serve_h1::<HttpPath>);
         assert!(size <= 896, "{size} bytes for what every connection is");
+        let (known, waiting) = (size_of::<Connection>(), size_of::<Waiting>());
+        assert!(known <= 96 && waiting <= 80, "{known} and {waiting} bytes for what it is without a task");
     }
 }

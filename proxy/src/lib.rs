@@ -38,6 +38,7 @@ pub mod supervise;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod waiting;
 
 /// Version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

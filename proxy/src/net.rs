@@ -5,6 +5,7 @@
 
 mod bind;
 mod mark;
+mod set;
 mod shut;
 mod stalls;
 
@@ -23,6 +24,7 @@ use weft_core::fault::FaultKind;
 
 pub use bind::Bind;
 pub use mark::{datagrams, dialling, mark_connections};
+pub use set::SocketSet;
 pub use shut::{admit, reopen, shut};
 pub use stalls::{Stalls, Watched, note_written};
 

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use weft_core::fault::FaultKind;
 use weft_core::model::AppProtocol;
 
-use crate::boxed::{Going, boxed};
+use crate::boxed::{Going, Serving, boxed};
 use crate::exchange::{Connection, Upstream};
 use crate::forward::Destination;
 use crate::http_path::HttpPath;
@@ -95,8 +95,11 @@ pub(crate) fn carry(
     stream: Stream,
     way: Option<Way>,
     protocol: &'static str,
-) -> Pin<Box<dyn Future<Output = ()>>> {
-    boxed(move || async move { l4::carry(&worker, &connection, &to, stream, way, protocol).await })
+) -> Serving {
+    boxed(move || async move {
+        l4::carry(&worker, &connection, &to, stream, way, protocol).await;
+        None
+    })
 }
 
 /// From the connection to what it speaks.

@@ -38,7 +38,8 @@ pub enum Task {
     Readiness,
     /// Answers the workload's questions for names.
     Dns,
-    /// Lets connections in; one for each door of a worker, and one for what it is handed by others.
+    /// Lets connections in; one for each door of a worker, one for what it is handed by others, and one for those that
+    /// come back to it after they have waited.
     Accept,
     /// Gives the handshakes of a worker their turns.
     Handshakes,

@@ -22,7 +22,8 @@ pub(crate) fn h1(data: &[u8]) {
         let signal = signal.here();
         let handler = Shared(serving);
         let limits = HttpLimits::default();
-        let served = serve_h1(H1Connection::new(stream, &limits), &limits, signal, &handler);
+        // The connection ends when it is served.
+        let served = async { serve_h1(&H1Connection::new(stream, &limits), &limits, signal, &handler).await };
         let (_, heard) = tokio::join!(served, talk(peer, parts[0]));
         drop(trigger);
         tokio::task::yield_now().await;

@@ -117,6 +117,17 @@ impl Conn {
         }
     }
 
+    /// Whether it is but a socket.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::is_plain)
+    }
+
+    /// Whether a later read and write on its socket would find all as it is: nothing is held here.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let holds = self.eof || !self.read.is_empty() || self.out.len() > 0;
+        !holds && self.stream.as_ref().is_some_and(|stream| stream.is_plain() && stream.prefix().is_empty())
+    }
+
     /// The stream, with what was read ahead pushed back. The connection is of no use afterwards.
     pub(crate) fn take_stream(&mut self) -> Option<Stream> {
         let ahead = self.read.split().freeze();

@@ -63,19 +63,36 @@ impl H1RequestBody {
 
 /// A downstream connection where it stays: a future that was given the stream itself would have room for it for ever.
 #[derive(Debug)]
-pub struct H1Connection(Shared);
+pub struct H1Connection {
+    conn: Shared,
+    /// Since when it has waited for its next request, if it was handed back.
+    since: Option<Instant>,
+}
 
 impl H1Connection {
     /// Takes over a fresh stream.
     #[must_use]
     pub fn new(stream: Stream, limits: &HttpLimits) -> Self {
-        Self(Rc::new(RefCell::new(Conn::new(stream, limits.message))))
+        Self { conn: Rc::new(RefCell::new(Conn::new(stream, limits.message))), since: None }
+    }
+
+    /// Takes over the stream of one that was handed back, which has waited since then.
+    #[must_use]
+    pub fn again(stream: Stream, limits: &HttpLimits, since: Instant) -> Self {
+        Self { since: Some(since), ..Self::new(stream, limits) }
+    }
+
+    /// The stream of one that was handed back.
+    #[must_use]
+    pub fn into_stream(self) -> Option<Stream> {
+        self.conn.borrow_mut().take_stream()
     }
 }
 
-/// Serves one HTTP/1 connection until it ends. Dropping the future drops the request at hand and closes.
+/// Serves one HTTP/1 connection until it ends, or is handed back. Dropping future and connection drops the request at hand
+/// and closes.
 pub async fn serve_h1<H: Handler>(
-    H1Connection(conn): H1Connection,
+    connection: &H1Connection,
     limits: &HttpLimits,
     drain: Draining,
     handler: &H,
@@ -83,7 +100,8 @@ pub async fn serve_h1<H: Handler>(
     let parser = RequestParser::new(limits.message);
     let (timer, draining) = (pin!(sleep(limits.head_timeout)), pin!(drain.draining()));
     let standby = Standby::new(timer, draining, &drain);
-    let mut server = Server { conn, parser, limits, standby, handler, first: true, since: None };
+    let (conn, again) = (Rc::clone(&connection.conn), connection.since.is_some());
+    let mut server = Server { conn, parser, limits, standby, handler, first: !again, again, since: connection.since };
     loop {
         let parsed = match server.next_head().await {
             Ok(parsed) => parsed,
@@ -149,6 +167,8 @@ struct Server<'a, H, D> {
     standby: Standby<'a, D>,
     handler: &'a H,
     first: bool,
+    /// It was handed back and is served again, and nothing has come since.
+    again: bool,
     /// When the last exchange ended, if nothing was awaited since.
     since: Option<Instant>,
 }
@@ -163,6 +183,7 @@ enum Woken {
 impl<H: Handler, D: Future<Output = ()>> Server<'_, H, D> {
     async fn next_head(&mut self) -> Result<ParsedRequest, NoHead> {
         let (mut deadline, mut timed_head, mut closing, mut since) = (None, false, false, self.since.take());
+        let mut hands_back = None;
         loop {
             let in_head = {
                 let conn = &mut *self.conn.borrow_mut();
@@ -181,22 +202,40 @@ impl<H: Handler, D: Future<Output = ()>> Server<'_, H, D> {
             if deadline.is_none() || (in_head && !timed_head) {
                 timed_head = in_head || self.first;
                 let wait = if timed_head { self.limits.head_timeout } else { self.limits.idle_timeout };
-                deadline = Some(since.take().unwrap_or_else(Instant::now) + wait);
+                let begun = since.take().unwrap_or_else(Instant::now);
+                deadline = Some(begun + wait);
+                hands_back = if timed_head { None } else { self.hands_back(begun) };
             }
             if !closing && !in_head && self.standby.is_draining() {
                 // A client that was about to send is served still, and told to close; the others are let go.
-                closing = true;
+                (closing, hands_back) = (true, None);
                 deadline = Some(Instant::now() + self.limits.linger_timeout);
             }
-            match self.woken(deadline, !closing && !in_head).await {
+            let wakes_at = hands_back.map_or(deadline, |(_, at)| deadline.map(|deadline| at.min(deadline)));
+            match self.woken(wakes_at, !closing && !in_head).await {
                 Woken::Read(Ok(_)) | Woken::Drain => {}
                 Woken::Read(Err(_)) => {
                     let fault = ServeEnd::Fault(FaultKind::DownstreamReset);
                     return Err(NoHead::End(if in_head { fault } else { ServeEnd::Closed }));
                 }
-                Woken::Late => return Err(self.late(in_head, closing)),
+                Woken::Late => match hands_back.take().filter(|_| wakes_at != deadline) {
+                    // Whoever has it then is told of a drain that begins, not of one that runs.
+                    Some((since, _)) if !self.standby.is_draining() && self.conn.borrow().is_at_rest() => {
+                        return Err(NoHead::End(ServeEnd::Waits(since)));
+                    }
+                    Some(_) => {}
+                    None => return Err(self.late(in_head, closing)),
+                },
             }
         }
+    }
+
+    /// Since when it waits, and when it is handed back, if it can be.
+    fn hands_back(&mut self, since: Instant) -> Option<(Instant, Instant)> {
+        // One that has waited for long is given its time again to say what it was woken for.
+        let from = if std::mem::take(&mut self.again) { Instant::now() } else { since };
+        let after = self.limits.hand_back_after.filter(|_| self.conn.borrow().is_plain())?;
+        Some((since, from + after))
     }
 
     /// Cancelling loses nothing.

@@ -94,7 +94,7 @@ pub(super) async fn serve<H: Handler>(
     }
     drop(response);
     let stream = Stream::h2_tunnel(H2Tunnel::new(stream, None));
-    let end = serve_h1(H1Connection::new(stream, limits), limits, drain, &*handler).await;
+    let end = serve_h1(&H1Connection::new(stream, limits), limits, drain, &*handler).await;
     // A sidecar that cancels much opens links elsewhere long before it is taken for one that resets for nothing.
     let by_peer = matches!(end, ServeEnd::Closed | ServeEnd::Fault(_));
     held.end(begun, by_peer);

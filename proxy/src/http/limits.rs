@@ -37,6 +37,9 @@ pub struct HttpLimits {
     pub head_timeout: Duration,
     /// Between requests on a kept-alive connection: 10 min.
     pub idle_timeout: Duration,
+    /// A plain connection that has waited so long for its next request is handed back to whoever had it served
+    /// ([`super::ServeEnd::Waits`]); `None`: never.
+    pub hand_back_after: Option<Duration>,
     /// Body bytes of a request nobody read that are read and dropped to keep the connection: 64 KiB. Beyond it closes.
     pub drain_bytes_max: u64,
     /// How long such a body, or the peer's end of a connection we close, is waited for: 2 s.
@@ -72,6 +75,7 @@ impl Default for HttpLimits {
             message: Limits::default(),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(600),
+            hand_back_after: None,
             drain_bytes_max: 64 * 1024,
             linger_timeout: Duration::from_secs(2),
             rest_timeout: Duration::from_secs(60),

@@ -161,6 +161,9 @@ pub enum ServeEnd {
     Idle,
     /// The proxy drains.
     Drained,
+    /// Nothing came for [`HttpLimits::hand_back_after`], from this time on. The connection is whole, and may be served on
+    /// ([`H1Connection::again`]).
+    Waits(Instant),
     /// It became a tunnel, which has ended too.
     Tunnel,
     /// A fault ended it; the request concerned, if any, has had its own record.

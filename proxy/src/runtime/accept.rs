@@ -17,13 +17,15 @@ use weft_core::model::{AppProtocol, InboundMode, ServiceKey};
 
 use super::handover::{Handed, Inbox, Member};
 use super::loads::Carried;
+use super::lot::Lot;
 use super::worker::Worker;
 use crate::boxed::boxed;
 use crate::inbound::{Came, Carrier};
-use crate::net::Admitted;
+use crate::net::{Admitted, Watched};
 use crate::site::Site;
 use crate::supervise::{Supervisor, Task};
 use crate::telemetry::{Counter, Direction, Gauge};
+use crate::waiting::Waiting;
 use crate::{inbound, net, outbound};
 
 /// When descriptors run out a worker rests this long instead of spinning.
@@ -70,6 +72,7 @@ impl Door {
 pub(super) struct Hall {
     pub(super) worker: Rc<Worker>,
     pub(super) member: Member,
+    pub(super) lot: Lot,
     pub(super) supervisor: Supervisor,
     pub(super) stopping: watch::Receiver<Option<Duration>>,
 }
@@ -188,15 +191,32 @@ impl Hall {
         // Boxed, because the runtime moves what it runs several times, and because what it becomes has a box of its own.
         let beginning = boxed(move || serve(own, door, socket, from));
         let serving = beginning.then(|came| match came {
-            Came::Goes(going) => Either::Left(OptionFuture::from(going).map(|_| None)),
-            Came::Shared(carrier) => Either::Right(ready(Some(carrier))),
+            Came::Goes(going) => Either::Left(OptionFuture::from(going).map(|left| left.flatten().map(Left::Waits))),
+            Came::Shared(carrier) => Either::Right(ready(Some(Left::Shared(carrier)))),
         });
-        spawn_local(contained(worker, from, serving).map(move |ended| {
-            drop(watched);
-            if let Some(Some(carrier)) = ended {
+        spawn_local(contained(worker, from, serving).map(move |left| match left.flatten() {
+            Some(Left::Waits(waiting)) => Parked { waiting, watched, held, present }.enter(),
+            Some(Left::Shared(carrier)) => {
+                drop(watched);
                 Rc::clone(&present.0).place(*carrier, from, held, present);
             }
+            None => drop((watched, held, present)),
         }));
+    }
+
+    /// Serves a connection on that has waited.
+    pub(super) fn resume(self: &Rc<Self>, parked: Parked) {
+        let Parked { waiting, watched, held, present } = parked;
+        let (from, worker) = (waiting.connection.downstream, Rc::clone(&self.worker));
+        match waiting.serve(&worker) {
+            Ok(serving) => {
+                spawn_local(contained(worker, from, serving).map(move |left| match left.flatten() {
+                    Some(waiting) => Parked { waiting, watched, held, present }.enter(),
+                    None => drop((watched, held, present)),
+                }));
+            }
+            Err(error) => tracing::warn!(%error, "a connection that waited could not be served on"),
+        }
     }
 
     /// A connection that many requests share goes to whichever worker has the fewest of these.
@@ -272,8 +292,36 @@ async fn serve(worker: Rc<Worker>, door: Door, socket: TcpStream, from: SocketAd
     })
 }
 
+/// What is left of a connection when its task ends.
+enum Left {
+    /// It waits for its next request.
+    Waits(Waiting),
+    /// It may be served elsewhere.
+    Shared(Box<Carrier>),
+}
+
+/// A connection that waits without a task.
+pub(super) struct Parked {
+    pub(super) waiting: Waiting,
+    /// After the socket, so that it ends after it.
+    watched: Watched,
+    held: (Admitted, Carried),
+    present: Present,
+}
+
+impl Parked {
+    /// Waits with the others of its worker.
+    fn enter(self) {
+        let hall = Rc::clone(&self.present.0);
+        if let Some(parked) = hall.lot.take_in(&hall, self) {
+            hall.resume(parked);
+        }
+    }
+}
+
 /// A connection that is served here, in the metrics and in what the next decision goes by.
-struct Present(Rc<Hall>);
+#[derive(Debug)]
+pub(super) struct Present(Rc<Hall>);
 
 impl Present {
     fn begin(hall: &Rc<Hall>) -> Self {

@@ -88,6 +88,11 @@ impl Member {
         self.loads.connections(self.index)
     }
 
+    /// So many of its connections wait without a task.
+    pub(super) fn note_waiting(&self, count: usize) {
+        self.loads.note_waiting(self.index, count);
+    }
+
     /// A connection of this worker ended.
     pub(super) fn ended(&self, now: Moment) {
         self.ended.set(self.ended.get().and_one(now));

@@ -24,6 +24,7 @@ struct Cells {
     ingress: AtomicUsize,
     egress: AtomicUsize,
     carriers: AtomicUsize,
+    waiting: AtomicUsize,
     runtime: OnceLock<RuntimeMetrics>,
 }
 
@@ -81,6 +82,19 @@ impl Loads {
         self.workers.get(worker).map_or(0, |cells| cells.carriers.load(Ordering::Relaxed))
     }
 
+    /// Of these, the ones that wait for their next request without a task.
+    #[must_use]
+    pub fn waiting(&self, worker: usize) -> usize {
+        self.workers.get(worker).map_or(0, |cells| cells.waiting.load(Ordering::Relaxed))
+    }
+
+    /// So many of a worker's wait without a task.
+    pub(super) fn note_waiting(&self, worker: usize, count: usize) {
+        if let Some(cells) = self.workers.get(worker) {
+            cells.waiting.store(count, Ordering::Relaxed);
+        }
+    }
+
     /// For how long one worker has worked since it began; nothing before [`Loads::watch`].
     #[must_use]
     pub fn busy(&self, worker: usize) -> Duration {
@@ -115,6 +129,11 @@ impl Loads {
         for worker in 0..self.workers() {
             let name = names::WORKER_CONNECTIONS.name;
             line(out, format_args!("{name}{{worker=\"{worker}\"}} {}", self.connections(worker)));
+        }
+        head(out, names::WORKER_WAITING);
+        for worker in 0..self.workers() {
+            let name = names::WORKER_WAITING.name;
+            line(out, format_args!("{name}{{worker=\"{worker}\"}} {}", self.waiting(worker)));
         }
         head(out, names::WORKER_BUSY);
         for worker in 0..self.workers() {
@@ -156,6 +175,10 @@ mod tests {
         let mut page = String::new();
         loads.render(&mut page);
         assert!(page.contains("weft_worker_connections{worker=\"1\"} 2\n"), "{page}");
+        loads.note_waiting(1, 1);
+        let mut page = String::new();
+        loads.render(&mut page);
+        assert!(page.contains("weft_worker_waiting_connections{worker=\"1\"} 1\n"), "{page}");
         drop(held);
         assert_eq!((loads.ingress(), loads.egress()), (0, 0));
     }

@@ -1,10 +1,11 @@
-//! The process as a runtime: workers, and how they end.
+//! The process as a runtime: workers, what they do with connections that only wait, and how they end.
 
 mod accept;
 pub mod drain;
 pub mod expiry;
 mod handover;
 mod loads;
+mod lot;
 mod start;
 pub mod worker;
 

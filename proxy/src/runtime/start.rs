@@ -13,13 +13,14 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::runtime::LocalOptions;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 
 use super::accept::{Door, Hall, keep_accepting, keep_taking};
 use super::drain::{DrainSignal, DrainTrigger, drain};
 use super::handover::{Inbox, Member, inboxes};
+use super::lot::{Lot, keep_lot};
 use super::worker::{Shared, Worker};
 use crate::supervise::{Supervisor, Task};
 use crate::telemetry::{AccessLog, Hub, Telemetry};
@@ -100,11 +101,11 @@ pub fn start(setup: Setup) -> io::Result<Workers> {
         let say = say.clone();
         let run = move || {
             // A runtime for tasks of one thread is made on it.
-            match tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-                Ok(runtime) => {
+            match runtime() {
+                Ok((runtime, lot)) => {
                     drop(say);
                     let member = member(runtime.handle().metrics());
-                    runtime.block_on(work(seed, member, sockets));
+                    runtime.block_on(work(seed, member, lot, sockets));
                 }
                 // Nobody listens any more where another thread could not be made.
                 Err(error) => say.send(error).unwrap_or_default(),
@@ -118,6 +119,16 @@ pub fn start(setup: Setup) -> io::Result<Workers> {
         return Err(error);
     }
     Ok(Workers { drain: trigger, egress_drain: egress_trigger, stop, threads, log: setup.log })
+}
+
+/// A worker's runtime, and what needs it to be made.
+fn runtime() -> io::Result<(LocalRuntime, Lot)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let lot = {
+        let _entered = runtime.enter();
+        Lot::new()?
+    };
+    Ok((runtime, lot))
 }
 
 impl Workers {
@@ -161,7 +172,7 @@ struct Seed {
     inbox: Inbox,
 }
 
-async fn work(seed: Seed, member: Member, sockets: Vec<(Door, TcpListener)>) {
+async fn work(seed: Seed, member: Member, lot: Lot, sockets: Vec<(Door, TcpListener)>) {
     let Seed { shared, hub, log, instance_id, drain, egress_drain, mut stopping, supervisor, inbox } = seed;
     let telemetry = Telemetry::new(&hub, log.as_ref(), &instance_id, shared.clock);
     let worker = Rc::new(Worker::new(shared, telemetry, drain.here(), egress_drain.here()));
@@ -169,7 +180,8 @@ async fn work(seed: Seed, member: Member, sockets: Vec<(Door, TcpListener)>) {
     spawn_local(async move { stalls.keep_looking().await });
     let (turns, keeper) = (Rc::clone(&worker.turns), supervisor.clone());
     spawn_local(async move { match keeper.keep(Task::Handshakes, || turns.run()).await {} });
-    let hall = Rc::new(Hall { worker, member, supervisor, stopping: stopping.clone() });
+    let hall = Rc::new(Hall { worker, member, lot, supervisor, stopping: stopping.clone() });
+    spawn_local(keep_lot(Rc::clone(&hall)));
     let mut accepting = vec![spawn_local(keep_taking(Rc::clone(&hall), inbox))];
     for (door, socket) in sockets {
         match tokio::net::TcpListener::from_std(socket) {

@@ -1,6 +1,7 @@
 //! Two proxies over loopback, as in static mode: what an application says reaches the other application, or is refused.
 
 mod spread;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;

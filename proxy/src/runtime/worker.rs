@@ -27,6 +27,9 @@ use crate::tcp::Reserve;
 use crate::telemetry::Telemetry;
 use crate::tls::{Acceptor, Connector, Turns};
 
+/// A connection that waits for so long gives its task up. Most that are used at all are used again before.
+const HAND_BACK_AFTER: Duration = Duration::from_secs(1);
+
 /// Time limits of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -145,7 +148,7 @@ impl Worker {
             expiries: Rc::default(),
             reserve: Reserve::with_pipes(shared.pipes),
             first_bytes: RefCell::default(),
-            limits: Rc::new(HttpLimits::default()),
+            limits: Rc::new(HttpLimits { hand_back_after: Some(HAND_BACK_AFTER), ..HttpLimits::default() }),
             mesh_limits: Rc::new(HttpLimits::between_sidecars()),
             snapshot: RefCell::new(Cache::new(Arc::clone(&shared.snapshot))),
             telemetry,

@@ -53,6 +53,12 @@ pub const TASK_RESTARTS: Metric = metric(
 /// Open connections by worker.
 pub const WORKER_CONNECTIONS: Metric =
     metric("weft_worker_connections", "gauge", "open connections from downstream at each worker");
+/// Open connections without a task, by worker.
+pub const WORKER_WAITING: Metric = metric(
+    "weft_worker_waiting_connections",
+    "gauge",
+    "of the open connections those that have waited for their next request for more than a second",
+);
 /// Work by worker.
 pub const WORKER_BUSY: Metric =
     metric("weft_worker_busy_seconds_total", "counter", "time in which each worker did not wait for something to do");

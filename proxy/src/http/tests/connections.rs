@@ -239,6 +239,30 @@ fn a_slow_head_gets_408_and_silence_gets_closed() {
     }
 }
 
+/// Goal: what is handed back is a connection that waits, never one in the middle of a head.
+#[test]
+fn a_connection_that_waits_is_handed_back_unless_a_head_has_begun() {
+    let limits = HttpLimits {
+        head_timeout: Duration::from_millis(200),
+        hand_back_after: Some(Duration::from_millis(20)),
+        ..HttpLimits::default()
+    };
+    for (then, expected) in [(&b""[..], "HTTP/1.1 403 "), (b"GET / HT", "HTTP/1.1 408 "), (b"\r\n", "HTTP/1.1 408 ")] {
+        run(async {
+            let proxy = proxy(Proto::H1, None, limits.clone()).await;
+            let mut client = TcpStream::connect(proxy.address).await.unwrap();
+            client.write_all(&[GET, then].concat()).await.unwrap();
+            let all = read_all(&mut client).await.unwrap();
+            assert!(all.starts_with("HTTP/1.1 403 "), "{all}");
+            let last = all.rfind("HTTP/1.1 ").and_then(|at| all.get(at..)).unwrap();
+            assert!(last.starts_with(expected), "{all}");
+            proxy.handler.noted("end").await;
+            let is_whole = matches!(*proxy.ends.borrow().as_slice(), [ServeEnd::Waits(_)]);
+            assert_eq!(is_whole, then.is_empty(), "{:?}", proxy.ends);
+        });
+    }
+}
+
 #[test]
 fn draining_closes_after_the_request_at_hand_and_idle_connections() {
     run(async {

@@ -210,7 +210,7 @@ pub(super) async fn proxy(downstream: Proto, upstream: Option<(SocketAddr, Proto
                 socket.set_nodelay(true).unwrap();
                 let stream = Stream::plain(socket);
                 let end = match downstream {
-                    Proto::H1 => serve_h1(H1Connection::new(stream, &limits), &limits, signal, &*forward).await,
+                    Proto::H1 => serve_h1(&H1Connection::new(stream, &limits), &limits, signal, &*forward).await,
                     Proto::H2 => serve_h2(stream, &limits, signal, &forward).await,
                 };
                 list.borrow_mut().push(end);

@@ -5,6 +5,7 @@ use tokio::task::LocalSet;
 use super::*;
 use crate::runtime::accept::{Hall, keep_accepting};
 use crate::runtime::handover::{Member, inboxes};
+use crate::runtime::lot::Lot;
 
 /// Connections at the fewer of two workers.
 fn fewer(proxy: &Proxy) -> usize {
@@ -106,7 +107,8 @@ async fn a_door_that_a_defect_closes_opens_again() {
     let local = LocalSet::new();
     let making = async { Worker::new(known, telemetry, drain().1.here(), drain().1.here()) };
     let worker = Rc::new(local.run_until(making).await);
-    let hall = Rc::new(Hall { worker, member, supervisor: supervisor.clone(), stopping });
+    let lot = Lot::new().unwrap();
+    let hall = Rc::new(Hall { worker, member, lot, supervisor: supervisor.clone(), stopping });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut accepting = std::pin::pin!(keep_accepting(Rc::clone(&hall), listener, Door::Service(key(), PORT)));
