@@ -19,7 +19,7 @@ use super::h2_io::{H2Body, H2Sender, Side};
 use super::h2_link::{self, NoLink};
 use super::h2_stream::{H2Reader, H2Stream};
 use super::keepalive::{InFlight, KeepAlive, Streams};
-use super::limits::{INTERIM_MAX, RESETS_REMEMBERED_MAX, RESETS_SENT_MAX};
+use super::limits::{INTERIM_MAX, RESETS_REMEMBERED_MAX, RESETS_SENT_MAX, surplus};
 use super::{Body, BodyError, H2Tunnel, HttpLimits, Interim, Request, Response, SendError};
 use crate::io::Stream;
 
@@ -55,7 +55,11 @@ impl H2Client {
     /// `ConnectTimeout` when the peer does not take our preface and say how many streams it takes within the head timeout,
     /// `UpstreamProtocol` when it says something else, `UpstreamReset` otherwise.
     pub async fn connect(stream: Stream, limits: &HttpLimits, scheme: &'static str) -> Result<Self, FaultKind> {
-        let mut drive = Drive::new(Connection::new(config(limits)), stream);
+        let mut connection = Connection::new(config(limits));
+        if limits.ping_servers {
+            connection = connection.growing(surplus());
+        }
+        let mut drive = Drive::new(connection, stream);
         let opening = poll_fn(|cx| match poll_turn(&mut drive, cx) {
             Poll::Ready(Over::Fatal(_)) => Poll::Ready(Err(FaultKind::UpstreamProtocol)),
             Poll::Ready(_) => Poll::Ready(Err(FaultKind::UpstreamReset)),

@@ -26,7 +26,7 @@ use super::h2_io::{H2Body, H2Sender, Side};
 use super::h2_link;
 use super::h2_stream::{H2Reader, H2Stream};
 use super::keepalive::{InFlight, KeepAlive, Streams, Verdict};
-use super::limits::INTERIM_MAX;
+use super::limits::{INTERIM_MAX, surplus};
 use super::rest::RequestRest;
 use super::{
     Body, BodyError, ExchangeEnd, H2Tunnel, Handler, HttpLimits, Interim, Refusal, Request, Response, ServeEnd,
@@ -61,7 +61,7 @@ async fn serve<H: Handler + 'static>(
     drain: Draining,
     handler: &Rc<H>,
 ) -> ServeEnd {
-    let connection = Connection::new(config(limits, handler.link().is_some()));
+    let connection = Connection::new(config(limits, handler.link().is_some())).growing(surplus());
     let mut drive = Drive::new(connection, stream);
     let greeting = poll_fn(|cx| match poll_turn(&mut drive, cx) {
         Poll::Pending if drive.shared().borrow().is_greeted() => Poll::Ready(None),

@@ -1,8 +1,10 @@
 //! Bounds of HTTP connections.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use weft_core::h1::Limits;
+use weft_core::http2::connection::{CONNECTION_SURPLUS_MAX, Surplus};
 
 /// Most bytes read ahead of what is consumed, apart from a message head. Two TLS records.
 pub const READ_BYTES_MAX: usize = 32 * 1024;
@@ -27,6 +29,19 @@ pub(crate) const RESETS_SENT_MAX: usize = 1000;
 
 /// Streams that we have reset toward a server and remember: all of them, with those that were open meanwhile.
 pub(crate) const RESETS_REMEMBERED_MAX: usize = 2 * RESETS_SENT_MAX;
+
+/// By how much the receive windows of a worker's HTTP/2 streams may be larger than at first: what is at stake where many that
+/// had kept up cease to read at once.
+const WINDOWS_SURPLUS_MAX: u32 = 16 * 1024 * 1024;
+
+thread_local! {
+    static SURPLUS: Rc<Surplus> = Rc::new(Surplus::new(WINDOWS_SURPLUS_MAX));
+}
+
+/// What all HTTP/2 connections of the worker share to grow their windows.
+pub(crate) fn surplus() -> Rc<Surplus> {
+    SURPLUS.with(Rc::clone)
+}
 
 /// Bounds that apply to one HTTP connection, each with its default.
 #[derive(Clone, Debug)]
@@ -56,8 +71,8 @@ pub struct HttpLimits {
     /// Streams of a downstream that were answered before their request had come, and are remembered: the last 200. What still
     /// comes for others counts as an error of the client's.
     pub resets_remembered_max: usize,
-    /// Receive window of one HTTP/2 stream: 128 KiB. That of its connection is as large as those of all its streams
-    /// together, so that streams nobody reads never hold up the others.
+    /// Receive window that an HTTP/2 stream begins with: 128 KiB. That of its connection is as large as those of all its
+    /// streams together, however they grow, so that streams nobody reads never hold up the others.
     pub stream_window: u32,
     /// PING this often while streams are open: 10 s.
     pub ping_interval: Duration,
@@ -118,6 +133,6 @@ impl HttpLimits {
 
     /// Receive window of an HTTP/2 connection.
     pub(crate) const fn connection_window(&self) -> u32 {
-        self.stream_window.saturating_mul(self.streams_max)
+        self.stream_window.saturating_mul(self.streams_max).saturating_add(CONNECTION_SURPLUS_MAX)
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP/1 links on streams of one HTTP/2 connection.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,25 +11,33 @@ use h2::client::SendRequest;
 use h2::ext::Protocol;
 use h2::{Reason, client};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep_until};
 
 use super::h2_streams::{body_of, request};
 use super::support::*;
+use crate::http::limits::surplus;
 use crate::http::{H2Client, HttpLimits, NoLink, ServeEnd};
 use crate::io::Stream;
 
 const HI: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-async fn linking(to: std::net::SocketAddr) -> Proxy {
+async fn linking(to: SocketAddr) -> Proxy {
     let proxy = proxy(Proto::H2, Some((to, Proto::H1)), HttpLimits::between_sidecars()).await;
     proxy.handler.links.set(Some(3));
     proxy
 }
 
 async fn connect(proxy: &Proxy) -> H2Client {
-    let socket = TcpStream::connect(proxy.address).await.unwrap();
+    connect_to(proxy.address).await
+}
+
+async fn connect_to(address: SocketAddr) -> H2Client {
+    let socket = TcpStream::connect(address).await.unwrap();
     socket.set_nodelay(true).unwrap();
     H2Client::connect(Stream::plain(socket), &HttpLimits::between_sidecars(), "http").await.unwrap()
 }
@@ -343,5 +352,106 @@ fn links_of_one_connection_are_bounded() {
         assert!(more.is_err(), "{most} are all");
         links.pop();
         ask(&mut open(&client).await).await;
+    });
+}
+
+/// Passes bytes on both ways, each a while later than it came.
+async fn far_away(to: SocketAddr, later: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let pass_on = move |mut from: OwnedReadHalf, mut to: OwnedWriteHalf| async move {
+        let (queue, mut queued) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+        let reading = async move {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(count @ 1..) = from.read(&mut buffer).await {
+                queue.send((Instant::now() + later, buffer[..count].to_vec())).unwrap();
+            }
+        };
+        let writing = async move {
+            while let Some((at, bytes)) = queued.recv().await {
+                sleep_until(at).await;
+                if to.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(reading, writing);
+    };
+    spawn_local(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(to).await.unwrap();
+            let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
+            spawn_local(pass_on(from_near, to_far));
+            spawn_local(pass_on(from_far, to_near));
+        }
+    });
+    address
+}
+
+/// A large body to a sidecar far away and back, beside small messages: it comes whole, and faster than the window that
+/// streams begin with lets it.
+#[test]
+fn the_windows_of_links_grow_and_bodies_come_whole() {
+    const LARGE: usize = 64 << 20;
+    let piece: Vec<u8> = (0..LARGE / 64).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    run(async move {
+        let (sent, echoed) = (Rc::new(piece), Rc::new(RefCell::new(Vec::new())));
+        let (expected, seen) = (Rc::clone(&sent), Rc::clone(&echoed));
+        let to = upstream(move |mut socket, _| {
+            let (expected, seen) = (Rc::clone(&expected), Rc::clone(&seen));
+            async move {
+                while let Some(head) = try_read_head(&mut socket).await {
+                    if head.starts_with("GET") {
+                        socket.write_all(HI.as_bytes()).await.unwrap();
+                        continue;
+                    }
+                    let mut piece = vec![0; expected.len()];
+                    for _ in 0..64 {
+                        socket.read_exact(&mut piece).await.unwrap();
+                        seen.borrow_mut().push(piece == *expected);
+                    }
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
+                    socket.write_all(head.as_bytes()).await.unwrap();
+                    for _ in 0..64 {
+                        socket.write_all(&piece).await.unwrap();
+                    }
+                }
+            }
+        })
+        .await;
+        let proxy = linking(to).await;
+        let way = far_away(proxy.address, Duration::from_millis(2)).await;
+        let client = connect_to(way).await;
+        let all = surplus().left();
+        let mut link = open(&client).await;
+        let large = async {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n");
+            link.write_all(head.as_bytes()).await.unwrap();
+            for _ in 0..64 {
+                link.write_all(&sent).await.unwrap();
+            }
+            until(&mut link, "\r\n\r\n").await;
+            let upward = all - surplus().left();
+            let mut piece = vec![0; sent.len()];
+            for _ in 0..64 {
+                link.read_exact(&mut piece).await.unwrap();
+                assert!(piece == *sent, "what came back is what went out");
+            }
+            (upward, all - surplus().left())
+        };
+        let small = async {
+            let mut link = open(&client).await;
+            for _ in 0..100 {
+                ask(&mut link).await;
+            }
+        };
+        let ((upward, both), ()) = tokio::join!(large, small);
+        assert_eq!(*echoed.borrow(), [true; 64], "what came is what was sent");
+        assert!(upward > 0 && both > upward, "{upward} and {both} bytes more than at first");
+        drop(link);
+        drop(client);
+        while surplus().left() < all {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     });
 }

@@ -46,7 +46,7 @@ impl Connection {
         let id = self.next_own;
         self.put_section(id, end, |encoder, out| encoder.request(head, scheme, out))?;
         self.next_own += 2;
-        let mut stream = Stream::new(id, self.own_window, self.peer.window);
+        let mut stream = self.new_stream(id);
         (stream.asked, stream.sent) = (Some(Asked::by(head)), end);
         self.open += 1;
         let per_request = self.config.interims_max + HEADS_PER_REQUEST;

@@ -1,5 +1,6 @@
 //! Frames about streams and the connection that came (RFC 9113 sections 6.3 to 6.9).
 
+use super::window::QUESTION;
 use super::{Broken, Connection, Fatal, Going, Role};
 use crate::http2::frame::{self, FrameHead, Reason, WINDOW_MAX, flag, kind, number, setting};
 
@@ -120,7 +121,7 @@ impl Connection {
         self.settings_unanswered = self.settings_unanswered.checked_sub(1).ok_or(Fatal(Reason::PROTOCOL_ERROR))?;
         let by = i64::from(self.config.stream_window) - self.own_window;
         self.own_window += by;
-        self.streams.all().for_each(|stream| stream.receive_window += by);
+        self.streams.all().for_each(|stream| stream.window.begins(by));
         Ok(())
     }
 
@@ -137,6 +138,8 @@ impl Connection {
             self.answers += frame::HEADER_BYTES + payload.len();
         } else if payload == LIFE {
             self.ping_unanswered = false;
+        } else if payload == QUESTION {
+            self.answer_to_growth();
         } else if payload == LAST && self.going == Going::Announced {
             self.going = Going::Last(self.last_peer);
             let last = self.last_peer;

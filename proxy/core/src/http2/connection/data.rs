@@ -84,12 +84,12 @@ impl Connection {
         if stream.received {
             return Err(Fatal(Reason::STREAM_CLOSED));
         }
-        stream.receive_window -= i64::try_from(head.length).unwrap_or(i64::MAX);
+        let within = stream.window.fill(i64::try_from(head.length).unwrap_or(i64::MAX));
         let fits = match &mut stream.announced {
             Some(announced) => announced.checked_sub(left as u64).map(|rest| *announced = rest).is_some(),
             None => true,
         };
-        let fault = if stream.receive_window < 0 {
+        let fault = if !within {
             Reason::FLOW_CONTROL_ERROR
         } else if !fits || (client && !stream.headed) {
             // Sections 8.1.1 and 8.1.
@@ -146,14 +146,14 @@ impl Connection {
             return;
         }
         let at_once = self.config.stream_window / 2;
-        if let Some(stream) = key.and_then(|key| self.streams.get(key)).filter(|s| !s.received && s.broken.is_none()) {
-            stream.consumed = stream.consumed.saturating_add(bytes);
-            if stream.consumed >= at_once {
-                let more = std::mem::take(&mut stream.consumed);
-                stream.receive_window += i64::from(more);
-                let id = stream.id;
-                frame::put_window_update(self.out(), id, more);
+        if let Some(key) = key
+            && let Some(stream) = self.streams.get(key).filter(|stream| !stream.received && stream.broken.is_none())
+            && let Some(given) = stream.window.read(bytes)
+        {
+            if given.more > 0 {
+                frame::put_window_update(self.out(), key.id(), given.more);
             }
+            self.ask_for_growth(key, given);
         }
         self.consumed = self.consumed.saturating_add(bytes);
         if self.consumed >= GIVEN_BACK.min(at_once.max(1)) {

@@ -1,6 +1,5 @@
 //! Field sections that came: heads and trailers (RFC 9113 sections 5.1 and 8.1).
 
-use super::stream::Stream;
 use super::streams::Key;
 use super::{Broken, Connection, Fatal, Going, Opened, Refused, Role, Unseen};
 use crate::h1::HeadFault;
@@ -71,7 +70,7 @@ impl Connection {
             Err(fault) => Err(Refused { fault, method: block.method().cloned() }),
             Ok(parsed) => Ok(parsed),
         };
-        let mut stream = Stream::new(id, self.own_window, self.peer.window);
+        let mut stream = self.new_stream(id);
         stream.received = end;
         stream.announced = match &request {
             Ok(parsed) => length(parsed.framing),

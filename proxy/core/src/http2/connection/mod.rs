@@ -18,6 +18,9 @@ mod input;
 mod state;
 mod stream;
 mod streams;
+mod window;
+#[cfg(test)]
+mod window_tests;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +32,9 @@ use http::Method;
 
 use self::budget::Budget;
 use self::input::Expect;
-use self::stream::note;
+use self::stream::{Stream, note};
 use self::streams::Streams;
+use self::window::{Growth, Window};
 use super::frame::{self, PREFACE, Reason, WINDOW_DEFAULT, setting};
 use super::hpack::{Decoder, Encoder, TABLE_BYTES_DEFAULT};
 use crate::h1::{HeadFault, Limits};
@@ -39,6 +43,7 @@ use crate::message::ParsedRequest;
 pub use self::input::SECTION_BYTES_MAX;
 pub use self::stream::Broken;
 pub use self::streams::Key;
+pub use self::window::{CONNECTION_SURPLUS_MAX, STREAM_WINDOW_MAX, Surplus};
 
 /// Output of which streams add DATA only below it.
 pub const OUT_BYTES_MAX: usize = 64 * 1024;
@@ -75,7 +80,7 @@ pub struct Config {
     pub list_bytes_max: usize,
     /// Streams that a client may have open.
     pub streams_max: u32,
-    /// Receive window of a stream.
+    /// Receive window that a stream begins with.
     pub stream_window: u32,
     /// Receive window of the connection.
     pub connection_window: u32,
@@ -167,6 +172,7 @@ pub struct Connection {
     peer: Peer,
     receive_window: i64,
     consumed: u32,
+    growth: Growth,
     send_window: i64,
     /// What new streams of the peer's, or answers to ours, may fill.
     own_window: i64,
@@ -220,6 +226,7 @@ impl Connection {
             },
             receive_window: i64::from(config.connection_window.max(WINDOW_DEFAULT)),
             consumed: 0,
+            growth: Growth::default(),
             send_window: i64::from(WINDOW_DEFAULT),
             own_window: i64::from(WINDOW_DEFAULT),
             settings_unanswered: 1,
@@ -293,6 +300,11 @@ impl Connection {
     #[must_use]
     pub const fn turn_is_over(&self) -> bool {
         self.turn_streams >= TURN_STREAMS
+    }
+
+    /// A stream as it begins.
+    fn new_stream(&self, id: u32) -> Stream {
+        Stream::new(id, Window::new(self.own_window, self.config.stream_window), self.peer.window)
     }
 
     /// The next stream that the client has opened.

@@ -5,6 +5,7 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 
+use super::window::Window;
 use crate::fields::Fields;
 use crate::h1::{BodyFault, HeadFault};
 use crate::http2::frame::Reason;
@@ -96,10 +97,8 @@ pub(super) struct Stream {
     pub(super) trailers: Option<Box<Fields>>,
     /// Bytes of the body that must still come, where announced.
     pub(super) announced: Option<u64>,
-    /// What the peer may still send.
-    pub(super) receive_window: i64,
-    /// What was read, and the peer has not been told.
-    pub(super) consumed: u32,
+    /// What the peer may send.
+    pub(super) window: Window,
     /// What we may still send.
     pub(super) send_window: i64,
     pub(super) turn: Turn,
@@ -108,7 +107,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(id: u32, receive_window: i64, send_window: i64) -> Self {
+    pub(super) const fn new(id: u32, window: Window, send_window: i64) -> Self {
         Self {
             id,
             handles: 1,
@@ -128,8 +127,7 @@ impl Stream {
             lent: 0,
             trailers: None,
             announced: None,
-            receive_window,
-            consumed: 0,
+            window,
             send_window,
             turn: Turn::None,
             reader: None,
@@ -172,6 +170,7 @@ impl Stream {
 
     /// All that has come.
     pub(super) fn take_data(&mut self) -> Bytes {
+        self.window.found(self.data.len());
         self.lent += self.data.len();
         Bytes::from(std::mem::take(&mut self.data))
     }

@@ -88,18 +88,19 @@ impl Streams {
 
 #[cfg(test)]
 mod tests {
+    use super::super::window::Window;
     use super::*;
 
     #[test]
     fn streams_are_found_by_number_and_by_key() {
         let mut streams = Streams::default();
-        let keys: Vec<_> = (0..40).map(|n| streams.add(Stream::new(2 * n + 1, 0, 0))).collect();
+        let keys: Vec<_> = (0..40).map(|n| streams.add(Stream::new(2 * n + 1, Window::new(0, 0), 0))).collect();
         assert_eq!(streams.find(41), Some(keys[20]));
         assert_eq!(streams.find(42), None);
         streams.remove(keys[20]);
         streams.remove(keys[20]);
         assert!(streams.find(41).is_none() && streams.get(keys[20]).is_none());
-        let again = streams.add(Stream::new(101, 0, 0));
+        let again = streams.add(Stream::new(101, Window::new(0, 0), 0));
         assert!(streams.get(keys[20]).is_none(), "its place is another's now");
         assert_eq!(streams.get(again).unwrap().id, 101);
         keys.into_iter().chain([again]).for_each(|key| streams.remove(key));

@@ -11,9 +11,9 @@ use crate::http2::frame::{FrameHead, HEADER_BYTES, PAYLOAD_MAX, flag, kind, put_
 use crate::http2::hpack::Block;
 use crate::message::{RequestHead, ResponseHead};
 
-const WINDOW: u32 = 128 * 1024;
+pub(super) const WINDOW: u32 = 128 * 1024;
 
-fn config(role: Role) -> Config {
+pub(super) fn config(role: Role) -> Config {
     Config {
         role,
         message: Limits::default(),
@@ -28,7 +28,7 @@ fn config(role: Role) -> Config {
     }
 }
 
-fn idle() -> Context<'static> {
+pub(super) fn idle() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
@@ -44,7 +44,7 @@ fn frames(mut bytes: &[u8]) -> Vec<(FrameHead, Vec<u8>)> {
     frames
 }
 
-fn said(connection: &mut Connection) -> Vec<(FrameHead, Vec<u8>)> {
+pub(super) fn said(connection: &mut Connection) -> Vec<(FrameHead, Vec<u8>)> {
     let all = frames(connection.output());
     connection.written(connection.output().len());
     all
@@ -65,7 +65,7 @@ fn codes(connection: &mut Connection) -> Vec<(u8, u32, u32)> {
 }
 
 /// A server that has been greeted.
-fn server() -> Connection {
+pub(super) fn server() -> Connection {
     let mut server = Connection::new(config(Role::Server));
     let mut hello = BytesMut::from(PREFACE.as_slice());
     frame::put_settings(&mut hello, &[]);
@@ -75,7 +75,7 @@ fn server() -> Connection {
     server
 }
 
-fn tell(connection: &mut Connection, bytes: &[u8]) -> Result<(), Fatal> {
+pub(super) fn tell(connection: &mut Connection, bytes: &[u8]) -> Result<(), Fatal> {
     connection.begin_turn();
     let taken = connection.receive(bytes, &mut Block::new())?;
     assert_eq!(taken, bytes.len());
@@ -89,12 +89,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// `GET /` or, where the stream is to go on, a request without END_STREAM.
-fn ask(stream: u32, end: bool) -> Vec<u8> {
+pub(super) fn ask(stream: u32, end: bool) -> Vec<u8> {
     let end = if end { flag::END_STREAM } else { 0 };
     frame(kind::HEADERS, end | flag::END_HEADERS, stream, &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'])
 }
 
-fn data(stream: u32, bytes: &[u8], end: bool) -> Vec<u8> {
+pub(super) fn data(stream: u32, bytes: &[u8], end: bool) -> Vec<u8> {
     frame(kind::DATA, u8::from(end), stream, bytes)
 }
 
@@ -102,7 +102,7 @@ fn opened(connection: &mut Connection) -> Key {
     connection.next_opened().expect("a stream").key
 }
 
-fn read(connection: &mut Connection, key: Key) -> Bytes {
+pub(super) fn read(connection: &mut Connection, key: Key) -> Bytes {
     match connection.poll_data(key, &idle()) {
         Poll::Ready(Some(Ok(data))) => {
             connection.read(key, data.len());
@@ -113,9 +113,9 @@ fn read(connection: &mut Connection, key: Key) -> Bytes {
 }
 
 /// Client and server that know each other.
-struct Pair {
-    client: Connection,
-    server: Connection,
+pub(super) struct Pair {
+    pub(super) client: Connection,
+    pub(super) server: Connection,
 }
 
 impl Pair {
@@ -127,7 +127,7 @@ impl Pair {
     }
 
     /// Until nobody has anything to say.
-    fn talk(&mut self) {
+    pub(super) fn talk(&mut self) {
         while !self.client.output().is_empty() || !self.server.output().is_empty() {
             let (from_client, from_server) = (self.client.output().to_vec(), self.server.output().to_vec());
             self.client.written(from_client.len());
@@ -139,7 +139,7 @@ impl Pair {
         }
     }
 
-    fn ask(&mut self, end: bool) -> (Key, Key) {
+    pub(super) fn ask(&mut self, end: bool) -> (Key, Key) {
         assert!(self.client.poll_ready(&idle()).is_ready());
         let mut head = RequestHead::new(if end { Method::GET } else { Method::POST }, "/");
         head.authority = Some(Bytes::from_static(b"a"));
@@ -151,7 +151,7 @@ impl Pair {
     }
 }
 
-fn send(connection: &mut Connection, key: Key, bytes: &[u8], end: bool) -> usize {
+pub(super) fn send(connection: &mut Connection, key: Key, bytes: &[u8], end: bool) -> usize {
     match connection.poll_room(key, bytes.len(), &idle()) {
         Poll::Ready(Ok(room)) => {
             connection.send_data(key, [bytes], room, end && room == bytes.len());
