@@ -2,7 +2,8 @@
 //!
 //! A closed enum instead of a trait object: reads and writes are direct calls, and vectored writes reach the socket, so a
 //! head and the first piece of its body leave in one system call. Bytes that protocol detection has read are pushed back
-//! and come out first. Byte counters are plain fields: a `Stream` holds no `Rc`, so it can move to another worker.
+//! and come out first. Byte counters are plain fields: a socket holds no `Rc` of a request's. A `Stream` stays with its worker all
+//! the same, as a tunnel shares its connection with other streams there: what moves to another worker is the bare socket.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;

@@ -50,6 +50,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
         ("CONTINUATION of another stream", vec![cut(0), Frame::continuation(3, "", true)]),
         ("PING in the middle of a head", vec![cut(0), Frame::ping([0; 8], false)]),
         ("more padding than there is", vec![Frame::new(kind::HEADERS, flag::PADDED | flag::END_HEADERS, 1, [200, 1])]),
+        ("priority cut short", vec![Frame::new(kind::HEADERS, flag::PRIORITY | flag::END_HEADERS, 1, [0; 4])]),
         ("more padding than DATA", vec![opened(1), Frame::new(kind::DATA, flag::PADDED, 1, [9, 1])]),
         ("an entry that no table has", vec![Frame::headers(1, [0xff, 0x7f], true)]),
         ("an entry of number zero", vec![Frame::headers(1, [0x80], true)]),
@@ -115,15 +116,17 @@ async fn data_beyond_the_window_ends_its_stream() {
     }
 }
 
-/// A preface that goes wrong or stops: nobody is served, and it is over when a head is over.
+/// A preface that goes wrong or stops, in the SETTINGS that belong to it too: nobody is served, and it is over when a head is over.
 #[tokio::test]
 async fn prefaces_that_go_wrong_or_stop() {
     let lab = Lab::open().await;
     let mut wrong = PREFACE.to_vec();
     wrong[20] = b'X';
+    let mut cut = [PREFACE, Frame::settings(&[(setting::ENABLE_PUSH, 0)]).encode().as_slice()].concat();
+    cut.pop();
     for way in [Way::Outbound, Way::Inbound, Way::Mesh] {
         let (wrong, half) = (wrong.as_slice(), &PREFACE[..10]);
-        let answers = [wrong, half].map(|bytes| {
+        let answers = [wrong, half, cut.as_slice()].map(|bytes| {
             let lab = &lab;
             async move {
                 let mut stream = lab.dial(way, H2).await;
@@ -136,8 +139,8 @@ async fn prefaces_that_go_wrong_or_stop() {
                 answer
             }
         });
-        let [wrong, half] = answers;
-        for answer in <[Vec<u8>; 2]>::from(tokio::join!(wrong, half)) {
+        let [wrong, half, cut] = answers;
+        for answer in <[Vec<u8>; 3]>::from(tokio::join!(wrong, half, cut)) {
             assert!(!answer.starts_with(b"HTTP/1.1 2"), "{}", answer.escape_ascii());
         }
         lab.serves(way, H2).await;

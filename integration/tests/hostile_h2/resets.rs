@@ -70,6 +70,13 @@ async fn cve_2025_8671_made_you_reset_by_window_overflow() {
     flood_of_streams(&[AS_FLOOD], frames).await;
 }
 
+/// As above, when the request has come whole and only its answer is owed.
+#[tokio::test]
+async fn cve_2025_8671_made_you_reset_after_the_whole_request() {
+    let frames = |id| vec![request(id, "GET", "/hang", true), Frame::window_update(id, 0x7fff_ffff)];
+    flood_of_streams(&[AS_FLOOD], frames).await;
+}
+
 #[tokio::test]
 async fn cve_2025_8671_made_you_reset_by_priority_of_itself() {
     let frames = |id| vec![request(id, "POST", "/hang", false), Frame::priority(id, id, 1)];

@@ -218,7 +218,11 @@ impl<H: Handler + 'static> Serving<'_, H> {
             End::Over(Over::Fatal(Reason::ENHANCE_YOUR_CALM)) => (ServeEnd::Fault(FaultKind::Flood), true),
             End::Over(Over::Fatal(_)) => (ServeEnd::Fault(FaultKind::BadRequest), true),
             End::Over(Over::Cut) => (ServeEnd::Fault(FaultKind::DownstreamReset), false),
-            End::Over(Over::Ended | Over::Finished) => {
+            End::Over(over @ (Over::Ended | Over::Finished)) => {
+                if over == Over::Ended {
+                    // The client has left: nobody goes on with its requests while the farewell is written.
+                    self.drive.shared().borrow_mut().say_goodbye();
+                }
                 let end = match (self.told.is_some(), self.idle) {
                     (true, _) => ServeEnd::Drained,
                     (false, true) => ServeEnd::Idle,

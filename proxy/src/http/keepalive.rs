@@ -116,7 +116,8 @@ impl KeepAlive {
     /// Ready when the connection is to be closed; within one interval after the idle timeout for an idle one.
     pub(crate) fn poll(&mut self, drive: &Drive, cx: &mut Context<'_>) -> Poll<Verdict> {
         loop {
-            if self.waiting && !drive.shared().borrow().owes_pong() {
+            if self.waiting && drive.bytes_read() != self.heard_before {
+                // A PING that was answered by other bytes stays under way.
                 self.waiting = false;
                 self.timer.as_mut().reset(Instant::now() + self.interval);
             }
@@ -124,10 +125,9 @@ impl KeepAlive {
             if drive.section_older_than(self.head_timeout) {
                 return Poll::Ready(Verdict::Stuck);
             }
-            if self.waiting && drive.bytes_read() == self.heard_before {
+            if self.waiting {
                 return Poll::Ready(Verdict::Gone);
             }
-            // A PING that was answered by other bytes stays under way.
             self.heard_before = drive.bytes_read();
             let active = self.streams.open() > 0;
             let quiet = !active && self.opened == self.streams.opened.get();

@@ -63,7 +63,7 @@ impl Budget {
         self.misused > MISUSED_MAX
     }
 
-    /// A stream has ended as it should.
+    /// A stream has ended as it should, in both directions: until then its peer may still misuse it.
     pub(super) const fn ended_well(&mut self) {
         self.misused = self.misused.saturating_sub(1);
     }

@@ -37,10 +37,7 @@ impl Connection {
         let reason = Reason(number(payload).unwrap_or_default());
         let Some(key) = self.streams.find(head.stream) else { return Ok(()) };
         self.breaks(key, Broken::Reset(reason));
-        if self.pending_resets > self.config.pending_resets_max {
-            return Err(Fatal(Reason::ENHANCE_YOUR_CALM));
-        }
-        Ok(())
+        self.weigh_resets()
     }
 
     /// Section 6.5.

@@ -33,7 +33,8 @@ impl Connection {
             return self.begin_body(head, head.length, 0);
         }
         if head.length == 0 {
-            return Err(Fatal(Reason::PROTOCOL_ERROR));
+            // Section 4.2: there is no room for what the flag promises.
+            return Err(Fatal(Reason::FRAME_SIZE_ERROR));
         }
         self.expect = Expect::Pad(head);
         Ok(())
@@ -134,7 +135,6 @@ impl Connection {
         }
         stream.received = true;
         stream.wake_reader();
-        self.budget.ended_well();
         self.settle(key);
         Ok(())
     }

@@ -79,9 +79,6 @@ impl Connection {
         self.open += 1;
         let key = self.streams.add(stream);
         self.opened.push_back(Opened { key, request });
-        if end {
-            self.budget.ended_well();
-        }
         Ok(())
     }
 

@@ -182,7 +182,7 @@ impl Connection {
         if head.stream == 0 {
             return Err(Fatal(Reason::PROTOCOL_ERROR));
         }
-        let fragment = fragment(head, payload).ok_or(Fatal(Reason::PROTOCOL_ERROR))?;
+        let fragment = fragment(head, payload)?;
         let end_stream = head.has(flag::END_STREAM);
         if head.has(flag::END_HEADERS) {
             return self.take_section(head.stream, end_stream, fragment, block);
@@ -207,15 +207,18 @@ impl Connection {
     }
 }
 
-/// The fields in a HEADERS frame, without padding and priority.
-fn fragment(head: FrameHead, mut payload: &[u8]) -> Option<&[u8]> {
+/// The fields in a HEADERS frame, without padding and priority. One too small for what its flags promise has a wrong size
+/// (section 4.2); padding that leaves no room for the rest breaks the protocol (section 6.2).
+fn fragment(head: FrameHead, mut payload: &[u8]) -> Result<&[u8], Fatal> {
+    let short = Fatal(Reason::FRAME_SIZE_ERROR);
     let mut padding = 0;
     if head.has(flag::PADDED) {
-        let (pad, rest) = payload.split_first()?;
+        let (pad, rest) = payload.split_first().ok_or(short)?;
         (padding, payload) = (usize::from(*pad), rest);
     }
     if head.has(flag::PRIORITY) {
-        payload = payload.get(5..)?;
+        payload = payload.get(5..).ok_or(short)?;
     }
-    payload.get(..payload.len().checked_sub(padding)?)
+    let fields = payload.len().checked_sub(padding).and_then(|length| payload.get(..length));
+    fields.ok_or(Fatal(Reason::PROTOCOL_ERROR))
 }

@@ -324,13 +324,10 @@ impl Connection {
         self.unseen.pop()
     }
 
-    /// Whether the peer's first words have come.
+    /// Whether the peer's first words have come, its SETTINGS with them (RFC 9113 section 3.4).
     #[must_use]
-    pub fn is_greeted(&self) -> bool {
-        match self.config.role {
-            Role::Server => self.expect != Expect::Preface,
-            Role::Client => self.peer.said,
-        }
+    pub const fn is_greeted(&self) -> bool {
+        self.peer.said
     }
 
     /// Whether nothing of a frame has come whose end has not.

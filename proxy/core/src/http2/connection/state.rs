@@ -47,7 +47,16 @@ impl Connection {
         self.put_reset(key.id(), reason);
         self.answers += frame::HEADER_BYTES + 4;
         self.breaks(key, broken);
-        if self.budget.misuse() { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
+        if self.budget.misuse() { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { self.weigh_resets() }
+    }
+
+    /// Whether streams are reset faster than anybody sees them: by the peer, or by us for what it did on them, which is the
+    /// same to us (CVE-2023-44487, CVE-2025-8671).
+    pub(super) const fn weigh_resets(&self) -> Result<(), Fatal> {
+        if self.pending_resets > self.config.pending_resets_max {
+            return Err(Fatal(Reason::ENHANCE_YOUR_CALM));
+        }
+        Ok(())
     }
 
     /// Resets a stream for reasons of our own.
@@ -74,7 +83,11 @@ impl Connection {
     pub(super) fn settle(&mut self, key: Key) {
         let Some(stream) = self.streams.get(key).filter(|stream| stream.is_over()) else { return };
         let (counted, held) = (std::mem::take(&mut stream.counted), stream.handles > 0);
+        let well = stream.broken.is_none();
         if counted {
+            if well {
+                self.budget.ended_well();
+            }
             self.open = self.open.saturating_sub(1);
             self.wake_openers();
             if self.is_finished() {
@@ -195,12 +208,6 @@ impl Connection {
             self.ping_unanswered = true;
             frame::put_frame(self.out(), kind::PING, 0, 0, &LIFE);
         }
-        self.ping_unanswered
-    }
-
-    /// Whether the answer to [`Self::ping`] is owed.
-    #[must_use]
-    pub const fn owes_pong(&self) -> bool {
         self.ping_unanswered
     }
 

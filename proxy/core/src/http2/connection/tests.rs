@@ -421,9 +421,8 @@ fn faults_of_the_connection_end_it() {
         ask(0, true),
         data(0, b"x", false),
         data(7, b"x", false),
-        frame(kind::DATA, flag::PADDED, 1, &[]),
         frame(kind::HEADERS, flag::PADDED | flag::END_HEADERS, 1, &[200, 1]),
-        frame(kind::HEADERS, flag::PRIORITY | flag::END_HEADERS, 1, &[0; 4]),
+        frame(kind::HEADERS, flag::PADDED | flag::PRIORITY | flag::END_HEADERS, 1, &[1, 0, 0, 0, 0, 0]),
         frame(kind::PRIORITY, 0, 0, &[0; 5]),
         frame(kind::RST_STREAM, 0, 0, &[0; 4]),
         frame(kind::RST_STREAM, 0, 7, &[0; 4]),
@@ -444,6 +443,10 @@ fn faults_of_the_connection_end_it() {
     ];
     let size = [
         frame(kind::DATA, 0, 1, &[0; PAYLOAD_MAX + 1]),
+        frame(kind::DATA, flag::PADDED, 1, &[]),
+        frame(kind::HEADERS, flag::PADDED | flag::END_HEADERS, 1, &[]),
+        frame(kind::HEADERS, flag::PRIORITY | flag::END_HEADERS, 1, &[0; 4]),
+        frame(kind::HEADERS, flag::PADDED | flag::PRIORITY | flag::END_HEADERS, 1, &[0; 5]),
         frame(kind::PRIORITY, 0, 1, &[0; 4]),
         frame(kind::RST_STREAM, 0, 1, &[0; 3]),
         frame(kind::SETTINGS, 0, 0, &[0; 5]),
@@ -497,6 +500,62 @@ fn faults_of_a_stream_end_it() {
     let malformed = |stream| frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &[0x82]);
     let outcome = (0..2000).map(|n| tell(&mut server, &malformed(2 * n + 1))).find(Result::is_err);
     assert_eq!(outcome, Some(Err(Fatal(Reason::ENHANCE_YOUR_CALM))));
+}
+
+/// A whole request makes up for nothing: what its sender does afterwards still has its stream reset (CVE-2025-8671).
+#[test]
+fn whole_requests_do_not_make_up_for_streams_that_their_sender_has_reset() {
+    let overflow = |stream| frame(kind::WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]);
+    let mut server = server();
+    let mut outcome = Ok(());
+    for stream in (1..6000).step_by(2) {
+        outcome = tell(&mut server, &ask(stream, true)).and_then(|()| {
+            let key = opened(&mut server);
+            let outcome = tell(&mut server, &overflow(stream));
+            assert!(server.broken(key).is_some());
+            server.let_go(key);
+            outcome
+        });
+        said(&mut server);
+        if outcome.is_err() {
+            break;
+        }
+    }
+    assert_eq!(outcome, Err(Fatal(Reason::ENHANCE_YOUR_CALM)));
+    // Those that end well do.
+    let mut server = self::server();
+    for stream in (1..12_000).step_by(4) {
+        tell(&mut server, &[ask(stream, true), ask(stream + 2, true)].concat()).unwrap();
+        let [misused, well] = [opened(&mut server), opened(&mut server)];
+        tell(&mut server, &overflow(stream)).unwrap();
+        server.send_response(well, &ResponseHead::new(200), true).unwrap();
+        server.let_go(misused);
+        server.let_go(well);
+        said(&mut server);
+    }
+}
+
+/// Nobody has to have seen a stream for its sender to make us reset it.
+#[test]
+fn streams_that_are_misused_unseen_are_counted_as_reset() {
+    let mut server = server();
+    let misused = |stream| [ask(stream, true), frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat();
+    for n in 0..5 {
+        tell(&mut server, &misused(2 * n + 1)).unwrap();
+    }
+    assert_eq!(tell(&mut server, &misused(11)), Err(Fatal(Reason::ENHANCE_YOUR_CALM)));
+}
+
+/// A client that says half of its first frame has not said it.
+#[test]
+fn who_has_said_half_of_its_settings_has_not_greeted() {
+    let mut server = Connection::new(config(Role::Server));
+    let hello = [PREFACE.as_slice(), &frame(kind::SETTINGS, 0, 0, &[0; 6])].concat();
+    let (half, rest) = hello.split_at(hello.len() - 1);
+    tell(&mut server, half).unwrap();
+    assert!(!server.is_greeted());
+    tell(&mut server, rest).unwrap();
+    assert!(server.is_greeted());
 }
 
 #[test]

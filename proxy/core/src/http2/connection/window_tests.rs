@@ -9,7 +9,7 @@ use super::*;
 use crate::http2::frame::{PAYLOAD_MAX, WINDOW_DEFAULT, kind};
 use crate::message::ResponseHead;
 
-const WINDOW: u32 = super::tests::WINDOW;
+const WINDOW: u32 = tests::WINDOW;
 
 /// A client whose windows grow, and a server that answers it with a body, far apart.
 struct Far {
@@ -24,11 +24,11 @@ struct Far {
 impl Far {
     fn new(streams: usize, surplus: u32) -> Self {
         let surplus = Rc::new(Surplus::new(surplus));
-        let mut config = super::tests::config(Role::Client);
+        let mut config = tests::config(Role::Client);
         config.connection_window = 3 * WINDOW + CONNECTION_SURPLUS_MAX;
         let mut pair = Pair {
             client: Connection::new(config).growing(Rc::clone(&surplus)),
-            server: Connection::new(super::tests::config(Role::Server)),
+            server: Connection::new(tests::config(Role::Server)),
         };
         pair.talk();
         let streams = (0..streams)
@@ -225,7 +225,7 @@ fn many_that_do_not_read_hold_no_more() {
 #[test]
 fn a_window_that_could_grow_is_a_window() {
     let mut server = server().growing(Rc::new(Surplus::new(16 << 20)));
-    tell(&mut server, &super::tests::ask(1, false)).unwrap();
+    tell(&mut server, &tests::ask(1, false)).unwrap();
     for _ in 0..9 {
         tell(&mut server, &data(1, &[0; PAYLOAD_MAX], false)).unwrap();
     }
@@ -257,7 +257,7 @@ proptest! {
                 }
                 2 => {
                     let (key, _) = far.streams[stream];
-                    if let std::task::Poll::Ready(Some(Ok(data))) = far.pair.client.poll_data(key, &super::tests::idle()) {
+                    if let std::task::Poll::Ready(Some(Ok(data))) = far.pair.client.poll_data(key, &tests::idle()) {
                         far.pair.client.read(key, data.len());
                     }
                 }
@@ -268,7 +268,7 @@ proptest! {
         for (stream, way) in ways.iter().enumerate() {
             tell(&mut far.pair.client, way).unwrap();
             let (key, _) = far.streams[stream];
-            if let std::task::Poll::Ready(Some(Ok(data))) = far.pair.client.poll_data(key, &super::tests::idle()) {
+            if let std::task::Poll::Ready(Some(Ok(data))) = far.pair.client.poll_data(key, &tests::idle()) {
                 far.pair.client.read(key, data.len());
             }
         }
