@@ -83,7 +83,7 @@ pub async fn dial_http2(worker: &Worker, key: &LinkKey) -> Result<Opened, FaultK
 /// # Errors
 /// As [`dial`].
 pub async fn dial_http1(
-    worker: &Worker,
+    worker: &Rc<Worker>,
     key: &LinkKey,
     (shelf, slot): (&Shelf, Slot),
     carrier: Carrier,
@@ -106,15 +106,16 @@ pub async fn dial_http1(
 
 /// Opens a stream for a link on a shared connection, and that first where there is none with room. `None`: the far end
 /// takes none, or not now. Nothing of a request is sent before the stream is accepted, so nothing is lost then.
-async fn share(worker: &Worker, key: &LinkKey, shelf: &Shelf) -> Result<Option<(Stream, Checkout)>, FaultKind> {
+async fn share(worker: &Rc<Worker>, key: &LinkKey, shelf: &Shelf) -> Result<Option<(Stream, Checkout)>, FaultKind> {
     let lane = shelf.lane();
-    let connect = || async {
+    let connect = || {
         // Somebody may have heard that no links are taken while this request waited for his connection.
-        if shelf.may_share() { dial_http2(worker, key).await } else { Err(FaultKind::Overload) }
+        let (may_share, worker, key) = (shelf.may_share(), Rc::clone(worker), key.clone());
+        async move { if may_share { dial_http2(&worker, &key).await } else { Err(FaultKind::UpstreamProtocol) } }
     };
     let checkout = match lane.checkout(connect).await {
         Ok(checkout) => checkout,
-        Err(FaultKind::Overload | FaultKind::UpstreamProtocol | FaultKind::UpstreamReset) => return Ok(None),
+        Err(fault) if own_may_do(fault) => return Ok(None),
         Err(fault) => return Err(fault),
     };
     let within = worker.shared.timeouts.connect;
@@ -129,5 +130,25 @@ async fn share(worker: &Worker, key: &LinkKey, shelf: &Shelf) -> Result<Option<(
         }
         Ok(Err(NoLink::Gone)) => Ok(None),
         Err(_) => Err(FaultKind::ConnectTimeout),
+    }
+}
+
+/// Whether a connection of one's own may be had where none to share was: not where it is work that is too much, ours or the
+/// machine's. All who waited for the one would open one each then, and make it more.
+const fn own_may_do(fault: FaultKind) -> bool {
+    matches!(fault, FaultKind::UpstreamProtocol | FaultKind::UpstreamReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: under overload nobody adds to it.
+    #[test]
+    fn a_connection_of_ones_own_is_no_way_out_of_overload() {
+        assert!(own_may_do(FaultKind::UpstreamReset) && own_may_do(FaultKind::UpstreamProtocol));
+        for fault in [FaultKind::Overload, FaultKind::ConnectTimeout, FaultKind::UpstreamTls, FaultKind::NotReady] {
+            assert!(!own_may_do(fault), "{fault:?}");
+        }
     }
 }

@@ -321,7 +321,10 @@ async fn attempt_http2(worker: &Rc<Worker>, key: &LinkKey, request: &mut Request
         checkout
     } else {
         // Boxed as for HTTP/1.
-        let mut opening = Box::pin(lane.checkout(|| dial_http2(worker, key)));
+        let mut opening = Box::pin(lane.checkout(|| {
+            let (worker, key) = (Rc::clone(worker), key.clone());
+            async move { dial_http2(&worker, &key).await }
+        }));
         match request.body.kept_during(opening.as_mut()).await {
             Ok(checkout) => checkout,
             Err(fault) => return Attempt::unconnected(fault),

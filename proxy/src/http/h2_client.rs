@@ -9,7 +9,7 @@ use tokio::task::spawn_local;
 use tokio::time::timeout;
 use weft_core::fault::FaultKind;
 use weft_core::h1::HeadFault;
-use weft_core::http2::connection::{Broken, Config, Connection, Role};
+use weft_core::http2::connection::{Broken, Config, Connection, Place, Role};
 use weft_core::http2::frame::Reason;
 use weft_core::http2::hpack::BlockLimits;
 use weft_core::message::{BodyFraming, ParsedResponse, RequestHead};
@@ -29,6 +29,18 @@ pub struct H2Client {
     handle: Rc<Handle>,
     streams: Rc<Streams>,
     scheme: &'static str,
+}
+
+/// Waits in line to open a stream, and leaves it however the waiting ends.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    place: Place,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.borrow_mut().give_up(self.place);
+    }
 }
 
 /// What the handles on a connection share; the connection is let go with it.
@@ -138,7 +150,8 @@ impl H2Client {
     }
 
     async fn ready(&self) -> Result<(), Broken> {
-        poll_fn(|cx| self.shared().borrow_mut().poll_ready(cx)).await
+        let mut waiting = Waiting { shared: self.shared(), place: Place::default() };
+        poll_fn(|cx| waiting.shared.borrow_mut().poll_ready(&mut waiting.place, cx)).await
     }
 
     fn open(&self, head: &RequestHead, end: bool) -> Result<H2Stream, HeadFault> {

@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::Mutex;
+use tokio::task::spawn_local;
 use weft_core::fault::FaultKind;
 use weft_core::reuse::{Life, Multiplexed, Placement, PoolLimits, place, place_link};
 
@@ -23,7 +25,10 @@ pub enum Streams {
 
 /// The connections to one place.
 #[derive(Debug)]
-pub struct Lane {
+pub struct Lane(Rc<Connections>);
+
+#[derive(Debug)]
+struct Connections {
     clock: Clock,
     limits: PoolLimits,
     streams: Streams,
@@ -32,7 +37,7 @@ pub struct Lane {
     open: RefCell<Vec<Open>>,
     opening: Cell<usize>,
     /// Held while a connection is opened, so that a burst of requests shares it instead of opening one each.
-    door: Mutex<()>,
+    door: Arc<Mutex<()>>,
     /// How often opening has failed, and how the last time: who waited at the door shares the failure too.
     failed: Cell<(u64, FaultKind)>,
 }
@@ -73,41 +78,82 @@ pub struct Opened {
 
 impl Lane {
     pub(super) fn new(clock: Clock, limits: PoolLimits, streams: Streams) -> Self {
-        Self {
+        Self(Rc::new(Connections {
             clock,
             limits,
             streams,
             workers: Cell::new(1),
             open: RefCell::default(),
             opening: Cell::new(0),
-            door: Mutex::new(()),
+            door: Arc::default(),
             failed: Cell::new((0, FaultKind::Internal)),
-        }
+        }))
     }
 
     /// Whether no connection is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.open.borrow().is_empty()
+        self.0.open.borrow().is_empty()
     }
 
     /// The far end has said how many workers it has.
     pub fn has_workers(&self, workers: usize) {
-        self.workers.set(workers);
+        self.0.workers.set(workers);
     }
 
     /// Lets go of all connections, if not of their streams.
     pub fn let_go(&self) {
-        drop(self.open.take());
+        drop(self.0.open.take());
     }
 
     /// A connection with room for one more stream, where there is one.
     #[must_use]
     pub fn open(&self) -> Option<Checkout> {
-        self.placed(self.workers.get())
+        self.0.placed(self.0.workers.get())
     }
 
-    /// As [`Self::open`], however many streams the others have: where no other connection can be had.
+    /// As [`Self::open`]; opens one by `connect` where there is none. Cancelling is safe: a connection that is being opened
+    /// is opened for those who wait for it too, and for who comes next.
+    ///
+    /// # Errors
+    /// The fault of `connect` where no other connection has room; `Overload` when every connection is full and no more may
+    /// be opened.
+    pub async fn checkout<F>(&self, connect: impl FnOnce() -> F) -> Result<Checkout, FaultKind>
+    where
+        F: Future<Output = Result<Opened, FaultKind>> + 'static,
+    {
+        if let Some(checkout) = self.open() {
+            return Ok(checkout);
+        }
+        let Self(all) = self;
+        let (failures, _) = all.failed.get();
+        let door = Arc::clone(&all.door).lock_owned().await;
+        // Somebody may have opened one while this request waited at the door.
+        match all.place(all.workers.get()) {
+            Placement::On(index) => {
+                if let Some(checkout) = all.on(index) {
+                    return Ok(checkout);
+                }
+            }
+            Placement::Full => return Err(FaultKind::Overload),
+            Placement::Open => {}
+        }
+        if let (count, fault) = all.failed.get()
+            && count != failures
+        {
+            return all.any().ok_or(fault);
+        }
+        let (kept, connecting) = (Rc::clone(all), connect());
+        let opening = spawn_local(async move {
+            let _door = door;
+            kept.connect(connecting).await
+        });
+        opening.await.unwrap_or(Err(FaultKind::Internal))
+    }
+}
+
+impl Connections {
+    /// As [`Lane::open`], however many streams the others have: where no other connection can be had.
     fn any(&self) -> Option<Checkout> {
         self.placed(1)
     }
@@ -119,37 +165,10 @@ impl Lane {
         }
     }
 
-    /// As [`Self::open`]; opens one by `connect` where there is none. Cancelling is safe.
-    ///
-    /// # Errors
-    /// The fault of `connect` where no other connection has room; `Overload` when every connection is full and no more may
-    /// be opened.
-    pub async fn checkout<F>(&self, connect: impl FnOnce() -> F) -> Result<Checkout, FaultKind>
-    where
-        F: Future<Output = Result<Opened, FaultKind>>,
-    {
-        if let Some(checkout) = self.open() {
-            return Ok(checkout);
-        }
-        let (failures, _) = self.failed.get();
-        let _door = self.door.lock().await;
-        // Somebody may have opened one while this request waited at the door.
-        match self.place(self.workers.get()) {
-            Placement::On(index) => {
-                if let Some(checkout) = self.on(index) {
-                    return Ok(checkout);
-                }
-            }
-            Placement::Full => return Err(FaultKind::Overload),
-            Placement::Open => {}
-        }
-        if let (count, fault) = self.failed.get()
-            && count != failures
-        {
-            return self.any().ok_or(fault);
-        }
+    /// Opens one more, and keeps it.
+    async fn connect(&self, connecting: impl Future<Output = Result<Opened, FaultKind>>) -> Result<Checkout, FaultKind> {
         let opening = Opening::begin(&self.opening);
-        let opened = connect().await;
+        let opened = connecting.await;
         drop(opening);
         let Opened { client, peer, expires } = match opened {
             Ok(opened) => opened,
@@ -212,17 +231,22 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_at_the_door_shares_the_failure() {
-        let lane = Lane::new(Clock::start(), PoolLimits::default(), Streams::Requests);
-        let tried = Cell::new(0);
-        let connect = || async {
-            tried.set(tried.get() + 1);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            Err::<Opened, _>(FaultKind::ConnectTimeout)
+        let test = async {
+            let lane = Lane::new(Clock::start(), PoolLimits::default(), Streams::Requests);
+            let tried = Rc::new(Cell::new(0));
+            let connect = || {
+                tried.set(tried.get() + 1);
+                async {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Err::<Opened, _>(FaultKind::ConnectTimeout)
+                }
+            };
+            let all = futures_util::future::join_all((0..20).map(|_| lane.checkout(connect))).await;
+            assert!(all.iter().all(|one| matches!(one, Err(FaultKind::ConnectTimeout))), "{all:?}");
+            assert_eq!(tried.get(), 1, "nobody waits for more than one timeout");
+            assert!(lane.checkout(connect).await.is_err());
+            assert_eq!(tried.get(), 2, "who comes later tries for himself");
         };
-        let all = futures_util::future::join_all((0..20).map(|_| lane.checkout(connect))).await;
-        assert!(all.iter().all(|one| matches!(one, Err(FaultKind::ConnectTimeout))), "{all:?}");
-        assert_eq!(tried.get(), 1, "nobody waits for more than one timeout");
-        assert!(lane.checkout(connect).await.is_err());
-        assert_eq!(tried.get(), 2, "who comes later tries for himself");
+        tokio::task::LocalSet::new().run_until(test).await;
     }
 }

@@ -116,30 +116,59 @@ async fn until(so: impl Fn() -> bool) {
 #[test]
 fn links_go_where_there_is_room_when_no_other_connection_can_be_had() {
     run(async {
-        let far = FarEnd::start().await;
+        let far = Rc::new(FarEnd::start().await);
         let limits = PoolLimits { links_max: 1, ..PoolLimits::default() };
         let lane = Rc::new(Lane::new(Clock::start(), limits, Streams::Links));
-        let first = lane.checkout(|| far.opened()).await.unwrap();
+        let opened = Rc::clone(&far);
+        let first = lane.checkout(|| async move { opened.opened().await }).await.unwrap();
         let _link = first.client.open_link().await.unwrap();
         lane.has_workers(3);
         assert!(lane.open().is_none(), "another connection is to be opened");
 
-        let (slow, connecting) = (Rc::clone(&lane), Rc::new(Cell::new(false)));
-        let begun = Rc::clone(&connecting);
+        let (slow, connecting, refuse) = (Rc::clone(&lane), Rc::new(Cell::new(false)), Rc::<Notify>::default());
+        let (begun, refused) = (Rc::clone(&connecting), Rc::clone(&refuse));
         let opening = spawn_local(async move {
-            let never = || async {
+            let fails = || async move {
                 begun.set(true);
-                std::future::pending().await
+                refused.notified().await;
+                Err(FaultKind::UpstreamTls)
             };
-            slow.checkout(never).await.map(drop)
+            slow.checkout(fails).await
         });
         until(|| connecting.get()).await;
         assert!(lane.open().is_some_and(|checkout| checkout.reused), "nobody waits for it");
-        opening.abort();
-        opening.await.unwrap_err();
-
-        let refused = lane.checkout(|| async { Err(FaultKind::UpstreamTls) }).await;
+        refuse.notify_one();
+        let refused = opening.await.unwrap();
         assert!(refused.is_ok_and(|checkout| checkout.reused), "it is not needed");
+    });
+}
+
+/// Goal: requests whose time is shorter than a handshake get their connection all the same, those behind them at least.
+#[test]
+fn a_connection_is_opened_for_all_who_wait_whoever_leaves() {
+    run(async {
+        let far = Rc::new(FarEnd::start().await);
+        let lane = Rc::new(Lane::new(Clock::start(), PoolLimits::default(), Streams::Requests));
+        let (opened, go) = (Rc::new(Cell::new(0)), Rc::<Notify>::default());
+        let ask = || {
+            let (far, lane, opened, go) = (Rc::clone(&far), Rc::clone(&lane), Rc::clone(&opened), Rc::clone(&go));
+            spawn_local(async move {
+                let connect = || async move {
+                    opened.set(opened.get() + 1);
+                    go.notified().await;
+                    far.opened().await
+                };
+                lane.checkout(connect).await.map(|checkout| checkout.reused)
+            })
+        };
+        let first = ask();
+        until(|| opened.get() == 1).await;
+        let second = ask();
+        first.abort();
+        first.await.unwrap_err();
+        go.notify_one();
+        assert_eq!(second.await.unwrap(), Ok(true), "the connection that the first began to open");
+        assert_eq!(opened.get(), 1);
     });
 }
 

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::openers::Place;
 use super::stream::{Stream, Turn};
 use super::streams::Key;
 use super::{Broken, Connection, OUT_BYTES_MAX};
@@ -20,21 +21,24 @@ const HEADS_PER_REQUEST: u32 = 8;
 const HEADS_OF: u32 = 100;
 
 impl Connection {
-    /// Ready when a stream can be opened.
+    /// Ready when a stream can be opened. Who does not wait any more is to say so by [`Self::give_up`].
     ///
     /// # Errors
     /// None can be any more.
-    pub fn poll_ready(&mut self, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
+    pub fn poll_ready(&mut self, place: &mut Place, cx: &Context<'_>) -> Poll<Result<(), Broken>> {
         if !self.takes_streams() {
             return Poll::Ready(Err(self.ended.unwrap_or(Broken::Closed)));
         }
         if self.rooms() > 0 {
             return Poll::Ready(Ok(()));
         }
-        if !self.openers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.openers.push_back(cx.waker().clone());
-        }
+        self.openers.wait(place, cx);
         Poll::Pending
+    }
+
+    /// Waits no more for a stream to be opened.
+    pub fn give_up(&mut self, place: Place) {
+        self.openers.leave(place);
     }
 
     /// Opens a stream with the head of a request; gives it, held once. `scheme` is used where the head has none. `end`:

@@ -15,6 +15,7 @@ mod control;
 mod data;
 mod headers;
 mod input;
+mod openers;
 mod state;
 mod stream;
 mod streams;
@@ -32,6 +33,7 @@ use http::Method;
 
 use self::budget::Budget;
 use self::input::Expect;
+use self::openers::Openers;
 use self::stream::{Stream, note};
 use self::streams::Streams;
 use self::window::{Growth, Window};
@@ -41,6 +43,7 @@ use crate::h1::{HeadFault, Limits};
 use crate::message::ParsedRequest;
 
 pub use self::input::SECTION_BYTES_MAX;
+pub use self::openers::Place;
 pub use self::stream::Broken;
 pub use self::streams::Key;
 pub use self::window::{CONNECTION_SURPLUS_MAX, STREAM_WINDOW_MAX, Surplus};
@@ -166,7 +169,7 @@ pub struct Connection {
     /// Streams that wait for their turn to send.
     waiting: VecDeque<Key>,
     /// Who waits until a stream can be opened.
-    openers: VecDeque<Waker>,
+    openers: Openers,
     opened: VecDeque<Opened>,
     unseen: Vec<Unseen>,
     peer: Peer,
@@ -214,7 +217,7 @@ impl Connection {
             answers: 0,
             task: None,
             waiting: VecDeque::new(),
-            openers: VecDeque::new(),
+            openers: Openers::default(),
             opened: VecDeque::new(),
             unseen: Vec::new(),
             peer: Peer {

@@ -214,8 +214,7 @@ impl Connection {
     /// Wakes as many of those who wait as there is room for; all, where none ever will be.
     pub(super) fn wake_openers(&mut self) {
         let room = if self.takes_streams() { self.rooms() } else { usize::MAX };
-        let count = room.min(self.openers.len());
-        self.openers.drain(..count).for_each(std::task::Waker::wake);
+        self.openers.wake(room);
     }
 
     /// Streams that can be opened now.

@@ -140,7 +140,7 @@ impl Pair {
     }
 
     pub(super) fn ask(&mut self, end: bool) -> (Key, Key) {
-        assert!(self.client.poll_ready(&idle()).is_ready());
+        assert!(self.client.poll_ready(&mut Place::default(), &idle()).is_ready());
         let mut head = RequestHead::new(if end { Method::GET } else { Method::POST }, "/");
         head.authority = Some(Bytes::from_static(b"a"));
         let key = self.client.send_request(&head, "http", end).unwrap();
@@ -315,7 +315,7 @@ fn goaway_leaves_streams_unprocessed() {
     assert_eq!(pair.client.broken(first), None);
     assert_eq!(pair.client.broken(second), Some(Broken::Unprocessed));
     assert!(!pair.client.takes_streams() && !pair.client.is_finished());
-    assert!(matches!(pair.client.poll_ready(&idle()), Poll::Ready(Err(_))));
+    assert!(matches!(pair.client.poll_ready(&mut Place::default(), &idle()), Poll::Ready(Err(_))));
 }
 
 #[test]
