@@ -166,7 +166,10 @@ impl Connections {
     }
 
     /// Opens one more, and keeps it.
-    async fn connect(&self, connecting: impl Future<Output = Result<Opened, FaultKind>>) -> Result<Checkout, FaultKind> {
+    async fn connect(
+        &self,
+        connecting: impl Future<Output = Result<Opened, FaultKind>>,
+    ) -> Result<Checkout, FaultKind> {
         let opening = Opening::begin(&self.opening);
         let opened = connecting.await;
         drop(opening);

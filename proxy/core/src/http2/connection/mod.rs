@@ -19,11 +19,11 @@ mod openers;
 mod state;
 mod stream;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod window;
 #[cfg(test)]
 mod window_tests;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
