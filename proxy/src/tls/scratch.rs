@@ -8,8 +8,9 @@ use super::records::RECORD_MAX;
 /// Bytes that are received at once at most.
 pub(super) const RECEIVE_MAX: usize = 256 << 10;
 
-/// Room for what is sealed at once: as much as a connection may hold that its socket does not take.
-const SEAL_BYTES: usize = 4 * RECORD_MAX + 256;
+/// Room for what is sealed at once: as much as a connection may hold that its socket does not take. Each write ends a packet,
+/// and what a bulk transfer gains from fewer of them ends about here.
+pub(super) const SEAL_BYTES: usize = 8 * RECORD_MAX + 256;
 
 thread_local! {
     static RECEIVED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };

@@ -1,6 +1,9 @@
 //! Our records against the library's, and against peers that break the rules.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, Write as _};
+use std::pin::Pin;
+use std::task::Poll;
 
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConnection, ContentType, Error, PeerMisbehaved};
@@ -9,6 +12,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::super::acceptor::server_config;
 use super::super::connector::client_config;
+use super::super::scratch::SEAL_BYTES;
 use super::super::stream::TlsStream;
 use super::*;
 
@@ -325,4 +329,22 @@ async fn a_connection_that_waits_holds_nothing() {
     server.read_exact(&mut [0; 4990]).await.unwrap();
     assert!(server.is_silent() && server.is_drained());
     assert_eq!((server.held(), client.held()), (0, 0));
+}
+
+#[tokio::test]
+async fn what_the_socket_does_not_take_is_bounded() {
+    let (mut server, mut client) = Ends::new().ours().await;
+    let (bytes, mut said) = (pattern(1 << 20), 0);
+    // However often it is asked: not until the runtime thinks that others should have their turn.
+    tokio::task::unconstrained(poll_fn(|cx| {
+        while let Poll::Ready(count) = Pin::new(&mut client).poll_write(cx, &bytes) {
+            said += count.unwrap();
+        }
+        Poll::Ready(())
+    }))
+    .await;
+    assert!((1..=SEAL_BYTES).contains(&client.held()), "{}", client.held());
+    let (closed, heard) = tokio::join!(client.shutdown(), hear(&mut server, 256 << 10));
+    closed.unwrap();
+    assert_eq!(heard.len(), said);
 }
