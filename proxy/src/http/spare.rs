@@ -11,8 +11,9 @@ use bytes::BytesMut;
 /// Holds most heads, with a small body.
 pub(crate) const SPARE_BYTES: usize = 4 * 1024;
 
-/// Kept per worker at most.
-const SPARES_MAX: usize = 32;
+/// Kept per worker at most: for as many messages as a busy one has under way at once, since what goes back to the
+/// allocator beyond that comes from it again in the next turn.
+const SPARES_MAX: usize = 128;
 
 thread_local! {
     static SPARES: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
@@ -33,11 +34,14 @@ pub(crate) fn give_back(mut buffer: BytesMut) {
     if !buffer.try_reclaim(SPARE_BYTES) || buffer.capacity() > 2 * SPARE_BYTES {
         return;
     }
-    SPARES.with_borrow_mut(|spares| {
+    let keep = |spares: &RefCell<Vec<BytesMut>>| {
+        let spares = &mut *spares.borrow_mut();
         if spares.len() < SPARES_MAX {
             spares.push(buffer);
         }
-    });
+    };
+    // At the end of a thread there are none.
+    SPARES.try_with(keep).unwrap_or_default();
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 use super::{ADDED_BYTES, Content, Held, Names};
 
-/// Kept per thread at most.
-const SPARES_MAX: usize = 32;
+/// Kept per thread at most: for as many messages as a busy worker has under way at once, since what goes back to the
+/// allocator beyond that comes from it again in the next turn.
+const SPARES_MAX: usize = 256;
 
 /// What has grown beyond an ordinary message is let go of.
 const ENTRIES_MAX: usize = 64;
