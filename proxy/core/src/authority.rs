@@ -30,9 +30,12 @@ impl<'a> Authority<'a> {
             literal.parse::<Ipv6Addr>().ok()?;
             (host, rest)
         } else {
-            let end = bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len());
+            // What ends an ordinary name is its port, or nothing.
+            let plain = bytes.iter().position(|b| !REG_NAME.has(*b)).unwrap_or(bytes.len());
+            let encoded = bytes.get(plain) == Some(&b'%');
+            let end = if encoded { bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len()) } else { plain };
             let (host, rest) = bytes.split_at_checked(end)?;
-            (is_reg_name(host)).then_some((host, rest))?
+            (if encoded { is_reg_name(host) } else { !host.is_empty() }).then_some((host, rest))?
         };
         let port = match port {
             [] => None,

@@ -15,7 +15,6 @@ mod known;
 mod spare;
 
 use std::fmt;
-use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -41,11 +40,6 @@ struct Span {
 
 impl Span {
     #[inline]
-    fn received(range: Range<usize>) -> Option<Self> {
-        let (start, end) = (u32::try_from(range.start).ok()?, u32::try_from(range.end).ok()?);
-        (start <= end && end < ADDED).then(|| Self { start, len: end - start })
-    }
-
     fn new(start: usize, len: usize, tag: u32) -> Option<Self> {
         let end = u32::try_from(start.checked_add(len)?).ok()?;
         let len = u32::try_from(len).ok()?;
@@ -65,8 +59,8 @@ struct Entry {
 }
 
 /// What stands between name and value, and after the value.
-const COLON: &[u8] = b": ";
-const CRLF: &[u8] = b"\r\n";
+const COLON: &[u8; 2] = b": ";
+const CRLF: &[u8; 2] = b"\r\n";
 
 /// A field as a compressor wants it.
 #[derive(Clone, Copy, Debug)]
@@ -97,13 +91,20 @@ impl FieldSpans {
 
     /// Adds a field whose validated name, at `name_at`, and value are slices of `buffer`. `known`: what [`Known::of`] says
     /// of the name.
+    #[inline]
     pub(crate) fn push(&mut self, buffer: &[u8], known: Option<Known>, (name_at, name): (usize, &[u8]), value: &[u8]) {
         let value_at = if value.is_empty() { 0 } else { value.as_ptr().addr().wrapping_sub(buffer.as_ptr().addr()) };
-        let (name_end, value_end) = (name_at + name.len(), value_at.saturating_add(value.len()));
-        let line = value_at == name_end + COLON.len()
-            && matches!(buffer.get(name_end..value_at), Some([b':', b' ']))
-            && matches!(buffer.get(value_end..value_end.saturating_add(CRLF.len())), Some([b'\r', b'\n']));
-        self.add(known, name, (name_at..name_end, value_at..value_end), line);
+        let (Some(name_span), Some(value_span)) =
+            (Span::new(name_at, name.len(), 0), Span::new(value_at, value.len(), 0))
+        else {
+            return;
+        };
+        let name_end = name_at + name.len();
+        let starts = |at: usize, with: &[u8; 2]| buffer.get(at..).and_then(<[u8]>::first_chunk) == Some(with);
+        let line =
+            value_at == name_end + COLON.len() && starts(name_end, COLON) && starts(value_at + value.len(), CRLF);
+        self.0.names.add(known, name);
+        self.0.entries.push(Entry { name: name_span, value: value_span, known, line, secret: false });
     }
 
     /// Adds the line of a field that stands at the end of `buffer` from `at`; its name has `name_len` bytes.
@@ -185,14 +186,6 @@ impl FieldSpans {
         held.entries.extend_from_slice(&self.0.entries);
         held.names = self.0.names;
         Self(held)
-    }
-
-    #[inline]
-    fn add(&mut self, known: Option<Known>, text: &[u8], (name, value): (Range<usize>, Range<usize>), line: bool) {
-        if let (Some(name), Some(value)) = (Span::received(name), Span::received(value)) {
-            self.0.names.add(known, text);
-            self.0.entries.push(Entry { name, value, known, line, secret: false });
-        }
     }
 }
 
@@ -401,7 +394,8 @@ impl Fields {
     }
 
     fn lists(&self, name: Wanted<'_>, token: &str) -> bool {
-        self.list(name).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
+        let is = |element: &[u8]| element.trim_ascii().eq_ignore_ascii_case(token.as_bytes());
+        !token.is_empty() && self.get_all(name).any(|value| value.split(|b| *b == b',').any(is))
     }
 
     /// Whether any field has this name.
@@ -452,6 +446,30 @@ impl Fields {
         };
         held.names.add(line.known, line.text.get(..line.lens[0]).unwrap_or_default());
         held.entries.push(Entry { name, value, known: line.known, line: true, secret: false });
+    }
+
+    /// Adds the lines that `text` consists of, each of such a name and so long. They must be as [`Self::append`] makes them.
+    pub(crate) fn append_lines<const N: usize>(&mut self, text: &[u8], lines: [(Known, usize); N]) {
+        let held = self.held_mut();
+        held.make_room(text.len());
+        let mut start = held.added.len();
+        if Span::new(start, text.len(), ADDED).is_none() {
+            return;
+        }
+        held.added.extend_from_slice(text);
+        for (known, len) in lines {
+            let name_len = known.as_str().len();
+            let value_at = start + name_len + COLON.len();
+            let value_len = len.saturating_sub(name_len + COLON.len() + CRLF.len());
+            if let (Some(name), Some(value)) =
+                (Span::new(start, name_len, ADDED), Span::new(value_at, value_len, ADDED))
+            {
+                held.entries.push(Entry { name, value, known: Some(known), line: true, secret: false });
+            }
+            held.names.add(Some(known), known.as_ref());
+            start += len;
+        }
+        debug_assert_eq!(start, held.added.len(), "lines are all there is");
     }
 
     /// As [`Self::set`], for a value as [`Self::append_with`] wants it.

@@ -26,6 +26,7 @@ pub mod reuse;
 pub mod share;
 pub mod snapshot;
 pub mod sync;
+pub mod text;
 pub mod time;
 pub mod translate;
 pub mod workers;

@@ -302,8 +302,10 @@ impl Shelf {
             let idle = self.idle(carrier).borrow();
             evict(&self.limits, &self.server.borrow(), idle.iter().map(|idle| idle.since), now)
         };
-        let evicted: Vec<_> = self.idle(carrier).borrow_mut().drain(..count).collect();
-        drop(evicted);
+        if count > 0 {
+            let evicted: Vec<_> = self.idle(carrier).borrow_mut().drain(..count).collect();
+            drop(evicted);
+        }
     }
 
     /// One that was idle has ended. What may be noticed late is taken off what is learned: believing a server to be more

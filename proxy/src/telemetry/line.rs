@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use weft_core::fault::FaultKind;
@@ -14,6 +14,7 @@ use weft_core::identity::spiffe::SpiffeId;
 use weft_core::model::ServiceKey;
 use weft_core::propagate::request_id::RequestId;
 use weft_core::propagate::trace::{SpanId, TraceId};
+use weft_core::text::push_ipv4;
 
 use super::record::{AccessRecord, Direction, Kind};
 
@@ -26,35 +27,6 @@ pub(super) struct Lines {
     /// What follows the time, for each kind and direction.
     openings: Vec<(Kind, Direction, Vec<u8>)>,
     second: RefCell<Second>,
-    addresses: RefCell<Addresses>,
-}
-
-/// Addresses as text, each where its hash says: connections carry many requests, endpoints answer many.
-#[derive(Debug)]
-struct Addresses([(Option<SocketAddrV4>, String); Self::KEPT]);
-
-impl Addresses {
-    const KEPT: usize = 64;
-
-    fn text(&mut self, address: SocketAddrV4) -> &str {
-        let number = u64::from(address.ip().to_bits()) << 16 | u64::from(address.port());
-        // By the golden ratio (Knuth, 6.4): the upper bits depend on all others. There are as many places as six bits tell.
-        let at = usize::try_from(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58).unwrap_or_default();
-        let Some((kept, text)) = self.0.get_mut(at) else { return "" };
-        if *kept != Some(address) {
-            *kept = Some(address);
-            text.clear();
-            // Writing to memory cannot fail.
-            write!(text, "{address}").unwrap_or_default();
-        }
-        text
-    }
-}
-
-impl Default for Addresses {
-    fn default() -> Self {
-        Self([const { (None, String::new()) }; Self::KEPT])
-    }
 }
 
 /// A second of wall time as text, without its zone.
@@ -97,7 +69,7 @@ impl Lines {
             (kind, direction, out)
         };
         let openings = Kind::ALL.into_iter().flat_map(|kind| Direction::ALL.map(|direction| opening(kind, direction)));
-        Self { openings: openings.collect(), second: RefCell::default(), addresses: RefCell::default() }
+        Self { openings: openings.collect(), second: RefCell::default() }
     }
 
     /// Appends the line, newline included.
@@ -122,8 +94,8 @@ impl Lines {
         text!(out, "service", record.service, push_service);
         text!(out, "endpoint", record.endpoint, push_str);
         text!(out, "route", record.route, push_str);
-        text!(out, "downstream_address", record.downstream_address, |out, address| self.push_address(out, address));
-        text!(out, "upstream_address", record.upstream_address, |out, address| self.push_address(out, address));
+        text!(out, "downstream_address", record.downstream_address, push_address);
+        text!(out, "upstream_address", record.upstream_address, push_address);
         text!(out, "peer_id", record.peer_id, push_id);
         text!(out, "own_id", record.own_id, push_id);
         text!(out, "tls_version", record.tls_version, push_fixed);
@@ -137,13 +109,6 @@ impl Lines {
         text!(out, "fault", record.fault.map(FaultKind::code), push_fixed);
         text!(out, "flags", record.fault.map(|fault| fault.appearance().flag), push_fixed);
         out.extend_from_slice(b"}\n");
-    }
-
-    fn push_address(&self, out: &mut Vec<u8>, address: SocketAddr) {
-        match address {
-            SocketAddr::V4(address) => out.extend_from_slice(self.addresses.borrow_mut().text(address).as_bytes()),
-            SocketAddr::V6(address) => out.extend_from_slice(address.to_string().as_bytes()),
-        }
     }
 
     /// RFC 3339 with microseconds. The date is worked out once in a second.
@@ -163,6 +128,17 @@ impl Lines {
         out.push(b'.');
         out.extend_from_slice(digits.format(1_000_000 + since.subsec_micros()).get(1..).unwrap_or_default().as_bytes());
         out.push(b'Z');
+    }
+}
+
+fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(address) => {
+            push_ipv4(out, *address.ip());
+            out.push(b':');
+            out.extend_from_slice(itoa::Buffer::new().format(address.port()).as_bytes());
+        }
+        SocketAddr::V6(address) => out.extend_from_slice(address.to_string().as_bytes()),
     }
 }
 
@@ -318,17 +294,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_never_taken_for_another() {
-        let lines = Lines::new("a");
-        for address in (0..4 * Addresses::KEPT).map(|n| SocketAddr::from(([10, 0, 0, 7], u16::try_from(n).unwrap()))) {
-            for _ in 0..2 {
-                let mut out = Vec::new();
-                lines.push_address(&mut out, address);
-                assert_eq!(String::from_utf8(out).unwrap(), address.to_string());
-            }
+    fn addresses_are_written_as_the_formatter_does() {
+        for address in ["10.0.0.7:0", "255.255.255.255:65535", "0.0.0.0:80", "[2001:db8::1]:443"] {
+            let mut out = Vec::new();
+            push_address(&mut out, address.parse().unwrap());
+            assert_eq!(String::from_utf8(out).unwrap(), address);
         }
-        let places = lines.addresses.borrow().0.iter().filter(|(kept, _)| kept.is_some()).count();
-        assert!(places > Addresses::KEPT / 2, "{places}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 
 use crate::fields::{Fields, Known, Names};
+use crate::text::push_ipv4;
 
 const FOR: Known = Known::ForwardedFor;
 const PROTO: Known = Known::ForwardedProto;
@@ -68,20 +69,10 @@ fn add_to_chain(fields: &mut Fields, peer: IpAddr) {
     fields.set(FOR, chain);
 }
 
-/// As the formatter writes it; IPv4 without its arithmetic.
+/// As the formatter writes it.
 fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     match address {
-        IpAddr::V4(address) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
-                }
-                for unit in [100, 10].into_iter().filter(|unit| octet >= *unit) {
-                    out.push(b'0' + octet / unit % 10);
-                }
-                out.push(b'0' + octet % 10);
-            }
-        }
+        IpAddr::V4(address) => push_ipv4(out, address),
         // Writing to a vector cannot fail.
         IpAddr::V6(address) => write!(out, "{address}").unwrap_or_default(),
     }

@@ -51,6 +51,12 @@ impl TraceId {
         out.extend_from_slice(&self.digits());
     }
 
+    /// All 32 digits of an id that has as many.
+    pub(super) fn wide_digits(self) -> Option<[u8; 32]> {
+        self.wide.then(|| self.digits())
+    }
+
+    #[inline]
     fn digits(self) -> [u8; 32] {
         let mut digits = [0; 32];
         let (high, low) = digits.split_at_mut(16);
@@ -86,6 +92,11 @@ impl SpanId {
     #[must_use]
     pub fn generate(entropy: &mut impl Entropy) -> Self {
         Self(entropy.next_u64().max(1))
+    }
+
+    /// The 16 digits.
+    pub(super) const fn digits(self) -> [u8; 16] {
+        hex::digits(self.0)
     }
 
     /// Appends the 16 digits.

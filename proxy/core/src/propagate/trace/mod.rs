@@ -8,6 +8,7 @@
 //! is started with 128-bit ids, in W3C and B3 multi notation, which between them every tracer reads.
 
 mod b3;
+mod fresh;
 mod ids;
 mod w3c;
 
@@ -135,6 +136,9 @@ pub fn propagate(fields: &mut Fields, root: Sampling, entropy: &mut impl Entropy
 fn write(fields: &mut Fields, span: &Span, formats: Formats, (root, w3c_flags): (Sampling, u8)) {
     let bare = span.start == Start::DecisionOnly && span.sampling == Sampling::Deny;
     fields.remove_all(ALL);
+    if formats == fresh::FORMATS && w3c_flags == 0 && fresh::write(fields, span) {
+        return;
+    }
     if formats.b3_single {
         b3::write_single(fields, span, bare);
     }
