@@ -7,18 +7,21 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::http::H2Tunnel;
 use crate::net::{Watched, note_written};
 use crate::tcp::Pipe;
 use crate::tls::TlsStream;
+
+/// So much is written to a socket without asking the runtime whether it takes it: nearly always it does.
+const AT_ONCE_MAX: usize = 16 * 1024;
 
 /// A connection, whatever carries it.
 ///
@@ -141,6 +144,48 @@ impl Stream {
             Some(socket) if !self.holds_bytes() => socket.poll_read_ready(cx).map(drop),
             Some(_) | None => Poll::Ready(()),
         }
+    }
+
+    /// Reads into the buffer's room, which `make_room` sees to once something may have come. On a socket that takes one look
+    /// at what the runtime has heard of it, and less than there was room for is all there was.
+    pub(crate) fn poll_read_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        make_room: impl FnOnce(&mut BytesMut),
+    ) -> Poll<io::Result<usize>> {
+        let Inner::Plain(socket) = &self.inner else { return self.poll_read_made(cx, buffer, make_room) };
+        if !self.prefix.is_empty() {
+            return self.poll_read_made(cx, buffer, make_room);
+        }
+        ready!(socket.poll_read_ready(cx))?;
+        make_room(buffer);
+        loop {
+            let room = buffer.capacity() - buffer.len();
+            match socket.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(socket.poll_read_ready(cx))?,
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(len) => {
+                    if 0 < len && len < room {
+                        // So the runtime waits to hear of more.
+                        let empty = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                        socket.try_io(Interest::READABLE, empty).unwrap_or_default();
+                    }
+                    self.read += len as u64;
+                    return Poll::Ready(Ok(len));
+                }
+            }
+        }
+    }
+
+    fn poll_read_made(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        make_room: impl FnOnce(&mut BytesMut),
+    ) -> Poll<io::Result<usize>> {
+        make_room(buffer);
+        pin!(self.read_buf(buffer)).poll(cx)
     }
 
     /// Whether a read would certainly find nothing, as far as readiness was heard of: asks neither the kernel nor to be
@@ -292,6 +337,19 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if let Inner::Plain(socket) = &this.inner
+            && buf.len() <= AT_ONCE_MAX
+        {
+            match socket.try_write(buf) {
+                // Now it is asked to be told when it takes more.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => {
+                    let written = Poll::Ready(written);
+                    this.wrote(&written);
+                    return written;
+                }
+            }
+        }
         let outcome = forward!(this, io => io.poll_write(cx, buf));
         this.wrote(&outcome);
         outcome
@@ -324,5 +382,73 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         forward!(this, io => io.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (Stream::plain(near.unwrap()), far.unwrap().0)
+    }
+
+    async fn read(stream: &mut Stream, buffer: &mut BytesMut, room: usize) -> usize {
+        poll_fn(|cx| stream.poll_read_room(cx, buffer, |buffer| buffer.reserve(room))).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_short_read_is_all_there_was_and_more_is_heard_of() {
+        let (mut near, mut far) = pair().await;
+        let mut buffer = BytesMut::new();
+        for text in [&b"hello"[..], b"again"] {
+            far.write_all(text).await.unwrap();
+            assert_eq!(read(&mut near, &mut buffer, 4096).await, text.len());
+            assert!(near.is_silent(), "nobody asks the kernel once more");
+        }
+        assert_eq!((&buffer[..], near.bytes_read()), (&b"helloagain"[..], 10));
+        near.unread(Bytes::from_static(b"he"));
+        assert_eq!(read(&mut near, &mut buffer, 1).await, 2);
+        drop(far);
+        assert_eq!(read(&mut near, &mut buffer, 4096).await, 0);
+        assert_eq!(read(&mut near, &mut buffer, 4096).await, 0, "an end stays");
+    }
+
+    #[tokio::test]
+    async fn what_a_full_read_leaves_is_read_at_once() {
+        let (mut near, mut far) = pair().await;
+        far.write_all(&[7; 100]).await.unwrap();
+        let (mut all, mut buffer) = (0, BytesMut::with_capacity(64));
+        while all < 100 {
+            buffer.clear();
+            all += read(&mut near, &mut buffer, 64).await;
+        }
+        assert!(near.is_silent());
+    }
+
+    #[tokio::test]
+    async fn what_a_socket_does_not_take_waits_until_it_does() {
+        let (mut near, mut far) = pair().await;
+        let writing = async {
+            for _ in 0..1000 {
+                near.write_all(&[7; AT_ONCE_MAX]).await.unwrap();
+            }
+            near.shutdown().await.unwrap();
+            near.bytes_written()
+        };
+        let reading = async {
+            let mut all = Vec::new();
+            far.read_to_end(&mut all).await.unwrap();
+            all.len() as u64
+        };
+        let (written, read) = tokio::join!(writing, reading);
+        assert_eq!((written, read), (1000 * AT_ONCE_MAX as u64, written));
     }
 }

@@ -6,6 +6,7 @@
 //! that speaks after all takes the normal path.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use weft_core::detect::{ClientHello, Detected, PREFIX_BYTES_MAX, ServerFirst, de
 use weft_core::fault::FaultKind;
 use weft_core::time::Moment;
 
+use crate::http::spare;
 use crate::io::Stream;
 
 /// Destinations remembered as server-speaks-first, per worker.
@@ -192,8 +194,8 @@ async fn read_until_decided(
                 }
             }
         }
-        prefix.reserve(READ_BYTES.min(PREFIX_BYTES_MAX));
-        let read = client.read_buf(prefix);
+        // A client that says nothing holds no buffer.
+        let read = poll_fn(|cx| client.poll_read_room(cx, prefix, make_room));
         let read = match deadline {
             None => read.await,
             Some(at) => timeout_at(at, read).await.map_err(|_| FaultKind::DetectTimeout)?,
@@ -204,6 +206,14 @@ async fn read_until_decided(
             Ok(_) => deadline = deadline.or_else(|| Some(deadline_after(within))),
             Err(_) => return Err(FaultKind::DownstreamReset),
         }
+    }
+}
+
+fn make_room(prefix: &mut BytesMut) {
+    if prefix.capacity() == 0 {
+        *prefix = spare::take();
+    } else {
+        prefix.reserve(READ_BYTES.min(PREFIX_BYTES_MAX));
     }
 }
 

@@ -4,15 +4,14 @@
 //! one task, every borrow ends before its `poll` returns, and the newest waker is always that task's.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep, sleep};
 use weft_core::h1::{BodyDecoder, BodyEncoder, BodyFault, Decoded, Limits};
 use weft_core::message::BodyFraming;
@@ -54,6 +53,14 @@ pub(crate) struct Conn {
     pub(crate) out: Out,
     /// Data bytes of the incoming body so far.
     pub(crate) received: u64,
+}
+
+/// What was read from a connection and what it was written with serves the next one.
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.out.release();
+        spare::give_back(std::mem::take(&mut self.read));
+    }
 }
 
 impl Conn {
@@ -150,8 +157,9 @@ impl Conn {
 
     /// As [`Self::poll_fill`] where most likely nothing has come, which is seen without a buffer.
     pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let silent = !self.eof && self.stream.as_ref().is_some_and(|stream| stream.poll_readable(cx).is_pending());
-        if silent { Poll::Pending } else { self.poll_fill(cx) }
+        // Of a plain one it is seen so anyway.
+        let silent = |stream: &Stream| !stream.is_plain() && stream.poll_readable(cx).is_pending();
+        if !self.eof && self.stream.as_ref().is_some_and(silent) { Poll::Pending } else { self.poll_fill(cx) }
     }
 
     /// Gives unused memory back.
@@ -170,16 +178,19 @@ impl Conn {
         if self.eof {
             return Poll::Ready(Ok(0));
         }
-        if self.read.capacity() - self.read.len() < READ_ROOM_MIN {
-            let expected = usize::try_from(self.decoder.bytes_expected()).unwrap_or(READ_BYTES_MAX);
-            let more = if self.decoder.is_ended() { self.read.len() } else { expected };
-            if more <= SPARE_BYTES && self.read.capacity() == 0 {
-                self.read = spare::take();
-            } else {
-                self.read.reserve(more.clamp(SPARE_BYTES, READ_BYTES_MAX));
+        let decoder = &self.decoder;
+        let polled = stream.poll_read_room(cx, &mut self.read, |read| {
+            if read.capacity() - read.len() >= READ_ROOM_MIN {
+                return;
             }
-        }
-        let polled = pin!(stream.read_buf(&mut self.read)).poll(cx);
+            let expected = usize::try_from(decoder.bytes_expected()).unwrap_or(READ_BYTES_MAX);
+            let more = if decoder.is_ended() { read.len() } else { expected };
+            if more <= SPARE_BYTES && read.capacity() == 0 {
+                *read = spare::take();
+            } else {
+                read.reserve(more.clamp(SPARE_BYTES, READ_BYTES_MAX));
+            }
+        });
         if matches!(polled, Poll::Ready(Ok(0))) {
             self.eof = true;
         }

@@ -29,7 +29,7 @@ mod limits;
 mod out;
 mod respond;
 mod rest;
-mod spare;
+pub(crate) mod spare;
 mod standby;
 mod upgrade;
 
