@@ -26,6 +26,7 @@ pub mod l4;
 pub mod log;
 pub mod net;
 pub mod outbound;
+pub mod pages;
 pub mod panics;
 pub mod peek;
 pub mod pool;

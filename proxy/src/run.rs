@@ -32,6 +32,7 @@ use crate::identity::{
     ControlPlane, DialError, IdentityKeeper, IdentityWatch, MaterialPaths, RenewalStatus, Store, keep_on_disk,
 };
 use crate::net::{Admission, Bind, mark_connections, stay_within_host};
+use crate::pages;
 use crate::registration::{Registrar, keep_registered};
 use crate::report::{Facts, dump, metrics};
 use crate::runtime::worker::{InboundRules, Shared, Timeouts};
@@ -293,8 +294,11 @@ impl Parts {
         })
         .context("worker threads")?;
         let (stop, stopping) = watch::channel(false);
-        let registered = registration.map(|Workload { control_plane, request }| {
-            let ready = ready_watch(&self.supervisor, &facts);
+        let ready = self.feed.is_some().then(|| ready_watch(&self.supervisor, &facts));
+        if let Some(ready) = &ready {
+            tokio::spawn(pages::release_after_start(ready.clone()));
+        }
+        let registered = registration.zip(ready).map(|(Workload { control_plane, request }, ready)| {
             let application = Arc::clone(&shared.application);
             let registrar = Registrar::new(control_plane, self.identity.clone(), request, application, ready);
             tokio::spawn(keep_registered(self.supervisor.clone(), registrar, stopping))
