@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use weft_core::detect::MeshAlpn;
 
 use super::handshake::Handshake;
+use super::leaves::Leaves;
 use super::sessions::Sessions;
 use super::stream::{TlsStream, failed};
 use super::turns::{Line, Turns};
@@ -28,14 +29,15 @@ pub struct Acceptor {
     clock: Clock,
     timeout: Duration,
     turns: Rc<Turns>,
+    leaves: Leaves,
     built: RefCell<Option<(Arc<Identity>, Arc<ServerConfig>)>>,
 }
 
 impl Acceptor {
     /// `timeout` bounds one handshake, whose steps are taken in `turns`.
     #[must_use]
-    pub const fn new(identity: IdentityWatch, clock: Clock, timeout: Duration, turns: Rc<Turns>) -> Self {
-        Self { identity, clock, timeout, turns, built: RefCell::new(None) }
+    pub fn new(identity: IdentityWatch, clock: Clock, timeout: Duration, turns: Rc<Turns>) -> Self {
+        Self { identity, clock, timeout, turns, leaves: Leaves::default(), built: RefCell::new(None) }
     }
 
     /// Answers the handshake whose first bytes are `hello` and whose rest comes from `socket`. Cancelling closes.
@@ -52,7 +54,7 @@ impl Acceptor {
             });
             self.turns.pace(Line::Accepting, self.timeout, shaking).await?
         };
-        let peer = judge(handshake.agreed(), self.clock.unix_seconds())?;
+        let peer = judge(handshake.agreed(), &self.leaves, self.clock.unix_seconds())?;
         Ok((handshake.into_stream().map_err(failed)?, peer))
     }
 

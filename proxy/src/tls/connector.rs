@@ -16,6 +16,7 @@ use weft_core::detect::MeshAlpn;
 use weft_core::identity::spiffe::SpiffeId;
 
 use super::handshake::Handshake;
+use super::leaves::Leaves;
 use super::stream::{TlsStream, failed};
 use super::turns::{Line, Turns};
 use super::verify::{ServerIs, roots};
@@ -37,6 +38,7 @@ pub struct Connector {
     clock: Clock,
     timeout: Duration,
     turns: Rc<Turns>,
+    leaves: Leaves,
     built: RefCell<Built>,
 }
 
@@ -50,7 +52,7 @@ impl Connector {
     /// `timeout` bounds one handshake, whose steps are taken in `turns`.
     #[must_use]
     pub fn new(identity: IdentityWatch, clock: Clock, timeout: Duration, turns: Rc<Turns>) -> Self {
-        Self { identity, clock, timeout, turns, built: RefCell::default() }
+        Self { identity, clock, timeout, turns, leaves: Leaves::default(), built: RefCell::default() }
     }
 
     /// The identity that connections are opened with now.
@@ -81,7 +83,7 @@ impl Connector {
             });
             self.turns.pace(Line::Dialling, self.timeout, shaking).await?
         };
-        let judged = judge(handshake.agreed(), self.clock.unix_seconds()).and_then(|peer| {
+        let judged = judge(handshake.agreed(), &self.leaves, self.clock.unix_seconds()).and_then(|peer| {
             if peer.id == *expected {
                 Ok(peer)
             } else {

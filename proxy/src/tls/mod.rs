@@ -8,6 +8,7 @@
 mod acceptor;
 mod connector;
 mod handshake;
+mod leaves;
 mod received;
 mod records;
 mod scratch;
@@ -36,7 +37,8 @@ pub use stream::TlsStream;
 pub use turns::Turns;
 pub(crate) use verify::{ServerIs, roots};
 
-use crate::identity::leaf::{Leaf, LeafError};
+use self::leaves::Leaves;
+use crate::identity::leaf::LeafError;
 
 /// What a mesh handshake established; for decisions and records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,16 +131,17 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The judgement after every handshake: who the peer is and that its certificate is valid now.
-fn judge(connection: &rustls::CommonState, now: i64) -> Result<MeshPeer, TlsError> {
+fn judge(connection: &rustls::CommonState, leaves: &Leaves, now: i64) -> Result<MeshPeer, TlsError> {
     let certificate: &CertificateDer<'_> =
         connection.peer_certificates().and_then(<[_]>::first).ok_or(LeafError::Malformed)?;
-    let leaf = Leaf::parse(certificate)?;
+    let leaf_sha256 = crate::identity::sha256(certificate);
+    let leaf = leaves.read(&leaf_sha256, certificate)?;
     leaf.check_validity(now)?;
     let alpn = connection.alpn_protocol().and_then(MeshAlpn::from_bytes).ok_or(TlsError::Alpn)?;
     let group = connection.negotiated_key_exchange_group().and_then(|group| group.name().as_str());
     Ok(MeshPeer {
-        id: leaf.id,
-        leaf_sha256: crate::identity::sha256(certificate),
+        id: leaf.id.clone(),
+        leaf_sha256,
         not_after: leaf.not_after,
         alpn,
         group: group.unwrap_or("unknown"),
