@@ -6,12 +6,11 @@
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use weft_core::balance::{EndpointHealth, InFlight};
+use weft_core::balance::InFlight;
 use weft_core::fault::FaultKind;
 use weft_core::identity::spiffe::SpiffeId;
 use weft_core::message::{RequestHead, Version};
@@ -19,10 +18,10 @@ use weft_core::propagate::peer::{Introduction, ProvenPeer};
 use weft_core::propagate::request_id::RequestId;
 use weft_core::propagate::trace::Span;
 use weft_core::share::Caller;
-use weft_core::snapshot::{EndpointTarget, PortEntry};
 use weft_core::time::Moment;
 
 use crate::http::ExchangeEnd;
+use crate::route::{HealthOf, Place, Route};
 use crate::runtime::drain::Draining;
 use crate::runtime::worker::Worker;
 use crate::tcp::RelayEnd;
@@ -90,10 +89,10 @@ impl Connection {
 /// Where an attempt went.
 #[derive(Clone, Debug, Default)]
 pub struct Upstream {
-    /// Port addressed; it knows its service and is the route.
-    pub port: Option<Arc<PortEntry>>,
+    /// To the port addressed, which knows its service.
+    pub route: Option<Rc<Route>>,
     /// Endpoint chosen.
-    pub endpoint: Option<Arc<EndpointTarget>>,
+    pub place: Option<Rc<Place>>,
     /// Its address.
     pub address: Option<SocketAddr>,
     /// Who it proved to be.
@@ -128,7 +127,7 @@ pub struct Exchange {
     /// It was certainly not processed, and its client is the one who can send it again.
     pub refused: bool,
     /// Counts at the endpoint while the response is under way.
-    pub in_flight: Option<InFlight<Arc<EndpointHealth>>>,
+    pub in_flight: Option<InFlight<HealthOf>>,
     ended: bool,
 }
 
@@ -257,9 +256,9 @@ fn describe_peer<'a>(
     let peer = connection.peer.as_deref().or(upstream.peer.as_deref());
     record.downstream_address = Some(connection.downstream);
     record.upstream_address = upstream.address;
-    record.service = upstream.port.as_ref().map(|port| &port.service);
-    record.route = upstream.port.as_ref().map(|port| &*port.label);
-    record.endpoint = upstream.endpoint.as_ref().map(|endpoint| &*endpoint.id);
+    record.service = upstream.route.as_ref().map(|route| &route.port.service);
+    record.route = upstream.route.as_ref().map(|route| &*route.port.label);
+    record.endpoint = upstream.place.as_ref().map(|place| &*place.endpoint.id);
     record.own_id = connection.own(worker);
     record.peer_id = peer.map(|peer| &peer.id);
     record.tls_version = peer.map(|_| TLS_VERSION);

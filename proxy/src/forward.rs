@@ -6,23 +6,21 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use weft_core::balance::{self, InFlight, Outcome};
+use weft_core::balance::{InFlight, Outcome};
 use weft_core::fault::{FaultKind, Origin};
 use weft_core::message::Version;
 use weft_core::model::AppProtocol;
 use weft_core::share::Caller;
-use weft_core::snapshot::{EndpointTarget, PortEntry};
 use weft_core::time::Moment;
 
 use crate::dial::{dial_http1, dial_http2};
-use crate::entropy::ThreadEntropy;
 use crate::exchange::{Exchange, Upstream};
 use crate::http::{Interim, Request, Response, SendError};
 use crate::pool::{LinkKey, Taken};
+use crate::route::{HealthOf, Place, Route};
 use crate::runtime::worker::Worker;
 use crate::telemetry::Counter;
 use crate::tls::MeshPeer;
@@ -34,12 +32,7 @@ const ATTEMPTS_MAX: u32 = 3;
 #[derive(Clone, Debug)]
 pub enum Destination {
     /// To a port of a service: balanced, or to one endpoint.
-    Service {
-        /// Whose policy holds.
-        port: Arc<PortEntry>,
-        /// Exactly this endpoint.
-        pinned: Option<Arc<EndpointTarget>>,
-    },
+    Service(Rc<Route>),
     /// To an address outside the mesh, in the clear.
     Passthrough(SocketAddr),
     /// To the local application.
@@ -56,7 +49,7 @@ impl Destination {
     #[must_use]
     pub fn protocol(&self) -> AppProtocol {
         match self {
-            Self::Service { port, .. } => port.port.protocol,
+            Self::Service(route) => route.port.port.protocol,
             Self::Passthrough(_) => AppProtocol::Detect,
             Self::Local { protocol, .. } => *protocol,
         }
@@ -66,7 +59,7 @@ impl Destination {
     #[must_use]
     pub fn describe(&self) -> Upstream {
         match self {
-            Self::Service { port, .. } => Upstream { port: Some(Arc::clone(port)), ..Upstream::default() },
+            Self::Service(route) => Upstream { route: Some(Rc::clone(route)), ..Upstream::default() },
             Self::Passthrough(address) | Self::Local { address, .. } => {
                 Upstream { address: Some(*address), ..Upstream::default() }
             }
@@ -74,40 +67,48 @@ impl Destination {
     }
 }
 
-/// One endpoint chosen for one attempt.
+/// Where one attempt goes.
 #[derive(Debug)]
-pub(crate) struct Chosen {
-    pub(crate) key: LinkKey,
-    pub(crate) endpoint: Option<Arc<EndpointTarget>>,
+pub(crate) enum Chosen {
+    /// To an endpoint.
+    Endpoint(Rc<Place>),
+    /// To an address, in the clear.
+    Address(LinkKey),
+}
+
+impl Chosen {
+    /// Where its connections lead.
+    pub(crate) fn key(&self) -> &LinkKey {
+        match self {
+            Self::Endpoint(place) => &place.key,
+            Self::Address(key) => key,
+        }
+    }
+
+    /// The endpoint, if it is one.
+    pub(crate) fn place(&self) -> Option<Rc<Place>> {
+        match self {
+            Self::Endpoint(place) => Some(Rc::clone(place)),
+            Self::Address(_) => None,
+        }
+    }
+
+    /// Counts at the endpoint from now until dropped.
+    pub(crate) fn begin(&self, now: Moment) -> Option<InFlight<HealthOf>> {
+        self.place().map(|place| InFlight::begin(HealthOf(place), now))
+    }
 }
 
 /// Chooses at `now` for the next attempt, not again what was tried. `None`: nothing is left.
 pub(crate) fn choose(now: Moment, to: &Destination, tried: &[usize]) -> Option<(Chosen, usize)> {
-    let (port, pinned) = match to {
-        Destination::Service { port, pinned } => (port, pinned),
-        Destination::Passthrough(address) => return plain(*address, false, tried),
-        Destination::Local { address, .. } => return plain(*address, true, tried),
-    };
-    let (endpoint, index) = match pinned {
-        Some(endpoint) if tried.is_empty() => (endpoint, 0),
-        Some(_) => return None,
-        None => {
-            let health = |index: usize| {
-                let endpoint = port.endpoints.get(index)?;
-                (!tried.contains(&index)).then_some(&*endpoint.health)
-            };
-            let index = balance::pick(port.endpoints.shares(), health, now, &mut ThreadEntropy)?;
-            (port.endpoints.get(index)?, index)
+    let (address, delivery) = match to {
+        Destination::Service(route) => {
+            return route.choose(now, tried).map(|(place, index)| (Chosen::Endpoint(place), index));
         }
+        Destination::Passthrough(address) => (*address, false),
+        Destination::Local { address, .. } => (*address, true),
     };
-    let identity = if endpoint.mesh_tls { endpoint.identity.clone() } else { None };
-    let key = LinkKey { address: endpoint.address, identity, delivery: false };
-    Some((Chosen { key, endpoint: Some(Arc::clone(endpoint)) }, index))
-}
-
-fn plain(address: SocketAddr, delivery: bool, tried: &[usize]) -> Option<(Chosen, usize)> {
-    let key = LinkKey { address, identity: None, delivery };
-    tried.is_empty().then_some((Chosen { key, endpoint: None }, 0))
+    tried.is_empty().then_some((Chosen::Address(LinkKey { address, identity: None, delivery }), 0))
 }
 
 /// Sends the request to where it goes as of `now`, and awaits the head of its response. The exchange learns where it went
@@ -132,12 +133,11 @@ pub async fn forward(
             worker.telemetry.count(Counter::Retried);
         }
         exchange.attempts += 1;
-        exchange.upstream.address = Some(chosen.key.address);
+        exchange.upstream.address = Some(chosen.key().address);
         let begun = now;
-        let in_flight = |endpoint: &Arc<EndpointTarget>| InFlight::begin(Arc::clone(&endpoint.health), begun);
-        exchange.in_flight = chosen.endpoint.as_ref().map(in_flight);
-        exchange.upstream.endpoint = chosen.endpoint;
-        let attempt = attempt(worker, to, (&chosen.key, now), request, interim, (exchange.caller(), fresh_only)).await;
+        exchange.in_flight = chosen.begin(begun);
+        exchange.upstream.place = chosen.place();
+        let attempt = attempt(worker, to, (chosen.key(), now), request, interim, (exchange.caller(), fresh_only)).await;
         now = attempt.ended.unwrap_or_else(|| worker.now());
         // A handshake says nothing of how fast the endpoint answers: what counts begins when there is a connection.
         let took = now.since(attempt.sent.unwrap_or(begun));

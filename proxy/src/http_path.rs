@@ -125,12 +125,12 @@ impl HttpPath {
             return Ok(());
         }
         let admitted = match (&self.site, to) {
-            (Site::Captured(address), Destination::Service { port, .. }) => {
+            (Site::Captured(address), Destination::Service(route)) => {
                 let authority = head.authority.as_deref().and_then(Authority::parse);
-                authority.is_some_and(|authority| authority.names(*address, &port.service))
+                authority.is_some_and(|authority| authority.names(*address, &route.port.service))
             }
             (Site::Captured(_) | Site::Local { .. }, Destination::Passthrough(_) | Destination::Local { .. }) => true,
-            (Site::Local { .. }, Destination::Service { .. }) | (Site::Service(..) | Site::Refused(_), _) => false,
+            (Site::Local { .. }, Destination::Service(_)) | (Site::Service(..) | Site::Refused(_), _) => false,
         };
         if admitted { Ok(()) } else { Err(FaultKind::ConnectRefused) }
     }

@@ -170,7 +170,7 @@ async fn begin(
 fn undeclared(to: &Destination) -> Destination {
     match to {
         Destination::Local { address, .. } => Destination::Local { address: *address, protocol: AppProtocol::Detect },
-        Destination::Service { .. } | Destination::Passthrough(_) => to.clone(),
+        Destination::Service(_) | Destination::Passthrough(_) => to.clone(),
     }
 }
 

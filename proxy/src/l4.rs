@@ -11,6 +11,7 @@ use crate::exchange::{Connection, Upstream, record_connection};
 use crate::forward::{Destination, choose};
 use crate::io::Stream;
 use crate::peek::Speculative;
+use crate::route::HealthOf;
 use crate::runtime::worker::Worker;
 use crate::tcp::{Moved, RelayEnd, relay};
 use crate::telemetry::Counter;
@@ -23,7 +24,7 @@ const ATTEMPTS_MAX: usize = 3;
 pub struct Way {
     stream: Stream,
     upstream: Upstream,
-    in_flight: Option<InFlight<std::sync::Arc<weft_core::balance::EndpointHealth>>>,
+    in_flight: Option<InFlight<HealthOf>>,
 }
 
 impl Speculative for Way {
@@ -45,12 +46,11 @@ pub async fn open(worker: &Worker, to: &Destination) -> Result<Way, (FaultKind, 
         if !tried.is_empty() {
             worker.telemetry.count(Counter::Retried);
         }
-        upstream.address = Some(chosen.key.address);
-        upstream.endpoint = chosen.endpoint.clone();
+        upstream.address = Some(chosen.key().address);
+        upstream.place = chosen.place();
         let begun = worker.now();
-        let in_flight =
-            chosen.endpoint.as_ref().map(|endpoint| InFlight::begin(std::sync::Arc::clone(&endpoint.health), begun));
-        let dialed = dial(worker, &chosen.key, MeshAlpn::Tcp).await;
+        let in_flight = chosen.begin(begun);
+        let dialed = dial(worker, chosen.key(), MeshAlpn::Tcp).await;
         let took = worker.now().since(begun);
         if let Some(in_flight) = &in_flight {
             let outcome = if dialed.is_ok() { Outcome::Answered(took) } else { Outcome::Failed(took) };

@@ -32,6 +32,7 @@ pub mod peek;
 pub mod pool;
 pub mod registration;
 pub mod report;
+pub mod route;
 pub mod run;
 pub mod runtime;
 pub mod site;

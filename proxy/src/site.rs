@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use weft_core::fault::FaultKind;
 use weft_core::model::{AppProtocol, ServiceKey};
@@ -10,11 +12,12 @@ use weft_core::time::Moment;
 
 use crate::feed::ANSWER_DEADLINE;
 use crate::forward::Destination;
+use crate::route::Route;
 use crate::runtime::worker::Worker;
 use crate::telemetry::Counter;
 
 /// What a connection was made to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Site {
     /// A captured connection's original destination.
     Captured(SocketAddr),
@@ -50,17 +53,24 @@ impl Site {
     pub fn known(&self, worker: &Worker, now: Moment) -> Result<Option<Destination>, FaultKind> {
         match self {
             Self::Captured(address) => {
-                let target = worker.with_snapshot(|snapshot| snapshot.outbound_target(*address));
-                destination(target, *address, now)
+                let found = worker.with_routes(|snapshot, routes| {
+                    routes.or_else(self, || match snapshot.outbound_target(*address) {
+                        Target::Service { port, pinned } => Ok(Route::new(port, pinned.as_ref())),
+                        other @ (Target::Passthrough | Target::Refused(_) | Target::Ask { .. }) => Err(other),
+                    })
+                });
+                found.map_or_else(|target| destination(target, *address, now), |route| Ok(Some(used(route, now))))
             }
-            Self::Service(key, number) => worker.with_snapshot(|snapshot| {
-                let service = snapshot.service(key).ok_or(FaultKind::NoRoute)?;
-                let port = match number {
-                    Some(number) => service.port(number.get()),
-                    None => service.ports.first(),
-                };
-                let port = port.cloned().ok_or(FaultKind::NoRoute)?;
-                Ok(Some(Destination::Service { port, pinned: None }))
+            Self::Service(key, number) => worker.with_routes(|snapshot, routes| {
+                let route = routes.or_else(self, || {
+                    let service = snapshot.service(key).ok_or(FaultKind::NoRoute)?;
+                    let port = match number {
+                        Some(number) => service.port(number.get()),
+                        None => service.ports.first(),
+                    };
+                    port.map(|port| Route::new(Arc::clone(port), None)).ok_or(FaultKind::NoRoute)
+                });
+                Ok(Some(Destination::Service(route?)))
             }),
             Self::Local { address, protocol } => {
                 Ok(Some(Destination::Local { address: *address, protocol: *protocol }))
@@ -93,14 +103,16 @@ impl Site {
 
 fn destination(target: Target, address: SocketAddr, now: Moment) -> Result<Option<Destination>, FaultKind> {
     match target {
-        Target::Service { port, pinned } => {
-            port.usage.touch(now);
-            Ok(Some(Destination::Service { port, pinned }))
-        }
+        Target::Service { port, pinned } => Ok(Some(used(Route::new(port, pinned.as_ref()), now))),
         Target::Passthrough => Ok(Some(Destination::Passthrough(address))),
         Target::Refused(fault) => Err(fault),
         Target::Ask { .. } => Ok(None),
     }
+}
+
+fn used(route: Rc<Route>, now: Moment) -> Destination {
+    route.port.usage.touch(now);
+    Destination::Service(route)
 }
 
 /// Counts what an operator wants to see of a destination.
@@ -108,6 +120,6 @@ pub fn count_destination(worker: &Worker, located: &Result<Destination, FaultKin
     match located {
         Ok(Destination::Passthrough(_)) => worker.telemetry.count(Counter::Passthrough),
         Err(FaultKind::NotInRegistry) => worker.telemetry.count(Counter::RegistryOnlyRefused),
-        Ok(Destination::Service { .. } | Destination::Local { .. }) | Err(_) => {}
+        Ok(Destination::Service(_) | Destination::Local { .. }) | Err(_) => {}
     }
 }

@@ -23,6 +23,7 @@ use crate::identity::IdentityWatch;
 use crate::net::{Admission, Stalls};
 use crate::peek::FirstBytes;
 use crate::pool::Pools;
+use crate::route::Routes;
 use crate::tcp::Reserve;
 use crate::telemetry::Telemetry;
 use crate::tls::{Acceptor, Connector, Turns};
@@ -130,6 +131,7 @@ pub struct Worker {
     pub drain: Draining,
     /// Turns on when the workload's own connections drain, which is last.
     pub egress_drain: Draining,
+    routes: Routes,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
 }
 
@@ -150,6 +152,7 @@ impl Worker {
             first_bytes: RefCell::default(),
             limits: Rc::new(HttpLimits { hand_back_after: Some(HAND_BACK_AFTER), ..HttpLimits::default() }),
             mesh_limits: Rc::new(HttpLimits::between_sidecars()),
+            routes: Routes::default(),
             snapshot: RefCell::new(Cache::new(Arc::clone(&shared.snapshot))),
             telemetry,
             drain,
@@ -173,6 +176,14 @@ impl Worker {
     /// For a decision that is made at once: as [`Self::snapshot`] without counting one more who keeps it, in memory that
     /// all workers share.
     pub fn with_snapshot<T>(&self, decide: impl FnOnce(&Arc<Snapshot>) -> T) -> T {
-        decide(self.snapshot.borrow_mut().load())
+        self.with_routes(|snapshot, _| decide(snapshot))
+    }
+
+    /// As [`Self::with_snapshot`], with the routes that were found in it before.
+    pub fn with_routes<T>(&self, decide: impl FnOnce(&Arc<Snapshot>, &Routes) -> T) -> T {
+        let mut cache = self.snapshot.borrow_mut();
+        let snapshot = cache.load();
+        self.routes.follow(snapshot);
+        decide(snapshot, &self.routes)
     }
 }
