@@ -229,5 +229,7 @@ pub fn down(args: &MeshArg) -> anyhow::Result<()> {
     let _lock = Lock::take_within(&names.lock_file(), DOWN_WAIT)?.with_context(|| {
         format!("the supervisor (process {}) does not end within {} s", state.supervisor, DOWN_WAIT.as_secs())
     })?;
+    // What is swept is killed after a moment; who was asked to end does so, and says how to whoever started it.
+    state::wait_ended(state.supervisor, DOWN_WAIT);
     sweep(&names)
 }

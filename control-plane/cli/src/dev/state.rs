@@ -195,6 +195,14 @@ fn start_time(pid: u32) -> Option<u64> {
     stat_fields(pid)?.get(19)?.parse().ok()
 }
 
+/// Waits until a process has ended, up to `deadline`.
+pub fn wait_ended(pid: i32, deadline: Duration) {
+    let (start, pid) = (Instant::now(), u32::try_from(pid).unwrap_or_default());
+    while !is_zombie(pid) && start.elapsed() < deadline {
+        std::thread::sleep(POLL);
+    }
+}
+
 /// Dead, but its parent has not looked yet; it holds nothing.
 pub(super) fn is_zombie(pid: u32) -> bool {
     stat_fields(pid).is_none_or(|fields| fields.first().is_some_and(|state| matches!(state.as_str(), "Z" | "X")))
@@ -210,5 +218,16 @@ mod tests {
         assert!(start_time(me).is_some());
         assert!(!is_zombie(me));
         assert_eq!(start_time(u32::MAX), None);
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let input = child.stdin.take();
+        let waiting = std::thread::spawn({
+            let pid = i32::try_from(child.id()).unwrap();
+            move || wait_ended(pid, Duration::from_secs(60))
+        });
+        assert!(!waiting.is_finished());
+        drop(input);
+        waiting.join().unwrap();
+        assert!(is_zombie(child.id()));
+        child.wait().unwrap();
     }
 }
