@@ -211,31 +211,34 @@ impl<H: Handler, D: Future<Output = ()>> Server<'_, H, D> {
                 (closing, hands_back) = (true, None);
                 deadline = Some(Instant::now() + self.limits.linger_timeout);
             }
-            let wakes_at = hands_back.map_or(deadline, |(_, at)| deadline.map(|deadline| at.min(deadline)));
+            let wakes_at = hands_back.map_or(deadline, |at| deadline.map(|deadline| deadline.min(at)));
             match self.woken(wakes_at, !closing && !in_head).await {
                 Woken::Read(Ok(_)) | Woken::Drain => {}
                 Woken::Read(Err(_)) => {
                     let fault = ServeEnd::Fault(FaultKind::DownstreamReset);
                     return Err(NoHead::End(if in_head { fault } else { ServeEnd::Closed }));
                 }
-                Woken::Late => match hands_back.take().filter(|_| wakes_at != deadline) {
+                Woken::Late => {
+                    if hands_back.take().is_none() || wakes_at == deadline {
+                        return Err(self.late(in_head, closing));
+                    }
                     // Whoever has it then is told of a drain that begins, not of one that runs.
-                    Some((since, _)) if !self.standby.is_draining() && self.conn.borrow().is_at_rest() => {
+                    let rests = !self.standby.is_draining() && self.conn.borrow().is_at_rest();
+                    let since = deadline.and_then(|deadline| deadline.checked_sub(self.limits.idle_timeout));
+                    if let (true, Some(since)) = (rests, since) {
                         return Err(NoHead::End(ServeEnd::Waits(since)));
                     }
-                    Some(_) => {}
-                    None => return Err(self.late(in_head, closing)),
-                },
+                }
             }
         }
     }
 
-    /// Since when it waits, and when it is handed back, if it can be.
-    fn hands_back(&mut self, since: Instant) -> Option<(Instant, Instant)> {
+    /// When one that has waited since then is handed back, if it can be.
+    fn hands_back(&mut self, since: Instant) -> Option<Instant> {
         // One that has waited for long is given its time again to say what it was woken for.
         let from = if std::mem::take(&mut self.again) { Instant::now() } else { since };
         let after = self.limits.hand_back_after.filter(|_| self.conn.borrow().is_plain())?;
-        Some((since, from + after))
+        Some(from + after)
     }
 
     /// Cancelling loses nothing.
