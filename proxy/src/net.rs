@@ -119,17 +119,6 @@ pub fn stay_within_host(socket: &impl AsFd) {
     }
 }
 
-/// What a socket that many streams share takes ahead of what its peer can be sent: the frames of one stand behind no more
-/// than this of another's, however large its windows are.
-const UNSENT_MAX: u32 = 128 * 1024;
-
-/// For a connection that many streams share.
-pub fn tune_shared(socket: &TcpStream) {
-    if let Err(error) = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MAX) {
-        tracing::debug!(%error, "socket option refused");
-    }
-}
-
 /// Makes the peer see a reset when the socket is dropped.
 pub fn reset(socket: TcpStream) {
     if let Err(error) = SockRef::from(&socket).set_linger(Some(Duration::ZERO)) {

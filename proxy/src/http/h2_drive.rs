@@ -18,7 +18,6 @@ use weft_core::http2::frame::Reason;
 use weft_core::http2::hpack::Block;
 
 use crate::io::Stream;
-use crate::net::tune_shared;
 
 /// A connection, shared by its task and its streams. Every borrow ends before anything else of the proxy runs.
 pub(crate) type Shared = Rc<RefCell<Connection>>;
@@ -71,9 +70,6 @@ pub(crate) struct Drive {
 
 impl Drive {
     pub(crate) fn new(connection: Connection, mut stream: Stream) -> Self {
-        if let Some(socket) = stream.socket() {
-            tune_shared(socket);
-        }
         let rest = BytesMut::from(stream.take_prefix());
         let shared = Rc::new(RefCell::new(connection));
         Self {

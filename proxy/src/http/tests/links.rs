@@ -1,6 +1,6 @@
 //! HTTP/1 links on streams of one HTTP/2 connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use h2::ext::Protocol;
 use h2::{Reason, client};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
@@ -463,70 +463,5 @@ fn the_windows_of_links_grow_and_bodies_come_whole() {
         while surplus().left() < all {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-    });
-}
-
-/// Passes bytes on, those toward `to` no faster than 16 MB/s and with little room on the way; counts these.
-fn narrow(to: SocketAddr, passed: Rc<Cell<usize>>) -> SocketAddr {
-    let listening = TcpSocket::new_v4().unwrap();
-    listening.set_recv_buffer_size(64 * 1024).unwrap();
-    listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = listening.listen(8).unwrap();
-    let address = listener.local_addr().unwrap();
-    spawn_local(async move {
-        let (near, _) = listener.accept().await.unwrap();
-        let far = TcpStream::connect(to).await.unwrap();
-        let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.into_split(), far.into_split());
-        spawn_local(async move { tokio::io::copy(&mut from_far, &mut to_near).await.map(drop).unwrap_or_default() });
-        let mut buffer = vec![0; 16 * 1024];
-        while let Ok(count @ 1..) = from_near.read(&mut buffer).await {
-            if to_far.write_all(&buffer[..count]).await.is_err() {
-                return;
-            }
-            passed.set(passed.get() + count);
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    });
-    address
-}
-
-/// Counted in bytes that go before it, not in time.
-#[test]
-fn a_small_message_does_not_stand_behind_all_of_a_large_one() {
-    const LARGE: usize = 32 << 20;
-    run(async {
-        let to = upstream(|mut socket, _| async move {
-            while let Some(head) = try_read_head(&mut socket).await {
-                if head.starts_with("POST") {
-                    socket.read_exact(&mut vec![0; LARGE]).await.unwrap();
-                }
-                socket.write_all(HI.as_bytes()).await.unwrap();
-            }
-        })
-        .await;
-        let proxy = linking(to).await;
-        let passed = Rc::new(Cell::new(0));
-        let way = narrow(proxy.address, Rc::clone(&passed));
-        let client = connect_to(way).await;
-        let (mut large, mut small) = (open(&client).await, open(&client).await);
-        let sending = async {
-            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n");
-            large.write_all(head.as_bytes()).await.unwrap();
-            large.write_all(&vec![0; LARGE]).await.unwrap();
-            until(&mut large, "hi").await;
-        };
-        let asking = async {
-            let mut most = 0;
-            for at in [8, 12, 16, 20] {
-                while passed.get() < at << 20 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-                let before = passed.get();
-                ask(&mut small).await;
-                most = most.max(passed.get() - before);
-            }
-            assert!(most < 1 << 20, "{most} bytes went before");
-        };
-        tokio::join!(sending, asking);
     });
 }
