@@ -1,8 +1,8 @@
 //! Instructions and allocations of one request, and of one change of what a proxy knows: numbers that no neighbour moves.
 //!
 //! Proxies run under callgrind, once with few requests and once with many; what the difference cost is divided by its
-//! requests, so starting and stopping do not count. Requests go one after the other on one connection; those of HTTP/2, and of rows
-//! with many connections, in rounds of as many as there are streams or connections, so that as many wakeups come in every run. The kernel's part is not in these numbers; it is in those of [`crate::compare`].
+//! requests, so starting and stopping do not count. Requests go one after the other on one connection, those of HTTP/2 in
+//! rounds of as many as the row has streams, so that as many wakeups come in every run. The kernel's part is not in these numbers; it is in those of [`crate::compare`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -100,8 +100,7 @@ fn paths() -> anyhow::Result<Vec<Scenario>> {
     let path =
         |name: &&str| all.iter().find(|one| one.name == *name).copied().with_context(|| format!("no row {name}"));
     let compared: Vec<Scenario> = PATHS.iter().map(path).collect::<anyhow::Result<_>>()?;
-    let alone = compared.into_iter().map(|row| Scenario { connections: 1, ..row });
-    Ok(alone.chain(scenario::counted_only()).collect())
+    Ok(compared.into_iter().chain(scenario::counted_only()).collect())
 }
 
 const fn more(known: usize) -> u32 {
@@ -183,14 +182,12 @@ fn ask(scenario: &Scenario, entrance: SocketAddr, requests: u32) -> anyhow::Resu
         let times = usize::try_from(requests)? / scenario.streams;
         return rounds(kind, entrance, scenario.body, (scenario.streams, times));
     }
-    let connect = || {
-        let stream = TcpStream::connect(entrance)?;
-        stream.set_nodelay(true)?;
-        anyhow::Ok(stream)
-    };
-    let streams: Vec<_> = (0..scenario.connections).map(|_| connect()).collect::<anyhow::Result<_>>()?;
-    let times = usize::try_from(requests)? / scenario.connections;
-    (0..times).try_for_each(|_| exchange(&streams, scenario.body))
+    let stream = TcpStream::connect(entrance)?;
+    stream.set_nodelay(true)?;
+    for _ in 0..requests {
+        exchange(&stream, scenario.body)?;
+    }
+    Ok(())
 }
 
 /// Instructions and allocations in callgrind's format.

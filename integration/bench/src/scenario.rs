@@ -107,18 +107,12 @@ const MESH_TCP: Job = Job::new(Shape::Mesh, App::Tcp);
 const HOP_TCP: Job = Job::new(Shape::Hop, App::Tcp);
 /// Connections of the rows that hold many.
 const MANY: usize = 5000;
-/// Requests that are counted together.
-const AT_ONCE: usize = 64;
 
-/// What is counted beside rows of the comparison: what grows, and what a request costs where one turn of a worker's loop
-/// serves many, which need no other proxy.
+/// What is counted beside rows of the comparison: it says what grows, which needs no other proxy.
 #[must_use]
 pub fn counted_only() -> Vec<Scenario> {
     let many = Job { endpoints: 10_000, favoured: true, ..HOP };
-    vec![
-        Scenario::new("hop-endpoints-10000", "hop-http1, 10,000 endpoints", many, Kind::Http1, 1),
-        Scenario::new("hop-http1-64", "hop-http1, 64 requests at once", HOP, Kind::Http1, AT_ONCE),
-    ]
+    vec![Scenario::new("hop-endpoints-10000", "hop-http1, 10,000 endpoints", many, Kind::Http1, 1)]
 }
 
 /// All rows.

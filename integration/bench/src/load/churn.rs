@@ -67,16 +67,7 @@ pub(super) fn open(args: &LoadArgs) -> anyhow::Result<TcpStream> {
 
 /// One request and its answer; if it is the last, the server closes.
 pub(super) fn ask(mut stream: impl Read + Write, body: usize, last: bool) -> anyhow::Result<()> {
-    send(&mut stream, last)?;
-    receive(stream, body, last)
-}
-
-pub(super) fn send(mut stream: impl Write, last: bool) -> anyhow::Result<()> {
-    stream.write_all(&http1_request(last)).context("cannot send")
-}
-
-/// Everything up to the answer's end, and the connection's if it is the last.
-pub(super) fn receive(mut stream: impl Read, body: usize, last: bool) -> anyhow::Result<()> {
+    stream.write_all(&http1_request(last)).context("cannot send")?;
     let (mut answer, mut buffer) = (Answer::new(body), [0; 16 * 1024]);
     loop {
         let length = stream.read(&mut buffer).context("cannot receive")?;

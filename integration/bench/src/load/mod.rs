@@ -217,9 +217,8 @@ fn say(line: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// It fails.
-pub fn exchange(streams: &[TcpStream], body: usize) -> anyhow::Result<()> {
-    streams.iter().try_for_each(|stream| churn::send(stream, false))?;
-    streams.iter().try_for_each(|stream| churn::receive(stream, body, false))
+pub fn exchange(stream: &TcpStream, body: usize) -> anyhow::Result<()> {
+    churn::ask(stream, body, false)
 }
 
 /// On one HTTP/2 connection `rounds` times as many requests at once as `streams` says, each round when the one before has

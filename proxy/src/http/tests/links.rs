@@ -1,6 +1,6 @@
 //! HTTP/1 links on streams of one HTTP/2 connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
